@@ -1,0 +1,123 @@
+"""The baseline: a dual encoder and exact nearest-neighbour search (FAISS flat index, inner product).
+
+Reads {d}/dataset/, {d}/embeddings/image_embeddings.npy and {d}/tower/, writes run.trec and retrieval.json.
+
+    python -m grace baseline --dataset DIR --embeddings DIR --tower DIR --output DIR --settings JSON
+
+The queries are the test captions, encoded by the text side of the tower; the gallery is the test images. Embeddings have
+length 1, so the inner product is the cosine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grace.config import Retrieve
+from grace.data.tables import DatasetTables, load_dataset
+from grace.errors import GraceError
+from grace.files import read_array, write_json
+from grace.provenance import provenance
+from grace.retrieval.runs import write_run
+
+TAG = "baseline"
+
+
+def baseline(
+    *, dataset: Path, embeddings: Path, tower: Path, output: Path, settings: Retrieve
+) -> dict[str, Any]:
+    """Search every test caption; write run.trec and retrieval.json into the folder `output`, return the latter.
+
+    `settings.depth` images are kept of every query (all, if the gallery is smaller), `settings.batch_size` captions are
+    encoded at a time. The seconds count encoding the captions and searching, not loading. Raises `GraceError` if the
+    embeddings and the data set or the tower do not fit each other.
+    """
+    from grace.towers import open_tower  # loads torch
+
+    tables = load_dataset(dataset)
+    gallery_ND = gallery_embeddings(tables, embeddings)
+    captions = tables.captions_of("test")
+    encoder = open_tower(Path(tower))
+
+    start = time.perf_counter()
+    queries_QD = encode_captions(captions["text"].tolist(), encoder.encode_text, settings.batch_size)
+    if queries_QD.shape[1] != gallery_ND.shape[1]:
+        raise GraceError(
+            f"tower {tower} makes text embeddings of {queries_QD.shape[1]} dimensions, the image embeddings in {embeddings} "
+            f"have {gallery_ND.shape[1]}; they come from different towers: encode the images again"
+        )
+    scores, rows = search(gallery_ND, queries_QD, settings.depth)
+    seconds = time.perf_counter() - start
+
+    images = tables.gallery["image_id"].to_numpy(dtype=object)
+    ranking = {
+        caption: list(zip(images[found], score.tolist(), strict=True))
+        for caption, found, score in zip(captions["caption_id"], rows, scores, strict=True)
+    }
+    report = {
+        "scheme": TAG,
+        "seed": getattr(encoder, "seed", None),
+        "queries": len(captions),
+        "gallery": len(images),
+        "beams": None,
+        "depth": settings.depth,
+        "hypotheses": int(rows.size),
+        "invalid": 0,
+        "duplicates": 0,
+        "failed_queries": 0,
+        "valid_rate": 1.0,
+        "memorization": None,
+        "seconds": round(seconds, 3),
+        "provenance": provenance(settings.model_dump()),
+    }
+    write_run(Path(output) / "run.trec", ranking, TAG)
+    write_json(Path(output) / "retrieval.json", report)
+    return report
+
+
+def gallery_embeddings(tables: DatasetTables, embeddings: Path) -> np.ndarray:
+    """Return the embeddings of the test images, float32 [gallery, D], C-contiguous, in the order of `tables.gallery`."""
+    path = Path(embeddings) / "image_embeddings.npy"
+    all_ND = read_array(path, "image embeddings")
+    if all_ND.ndim != 2 or len(all_ND) != len(tables.images):
+        raise GraceError(
+            f"image embeddings {path} have the shape {list(all_ND.shape)}, the data set {tables.folder} has "
+            f"{len(tables.images)} images; encode the images again"
+        )
+    gallery_ND = np.ascontiguousarray(all_ND[tables.gallery.index.to_numpy()], dtype=np.float32)
+    _check_unit_length(gallery_ND, f"image embeddings {path}")
+    return gallery_ND
+
+
+def encode_captions(texts: list[str], encode_text: Callable[[list[str]], Any], batch_size: int) -> np.ndarray:
+    """Encode `texts` in batches: float32 [texts, D], C-contiguous; `encode_text` returns torch tensors on any device."""
+    parts = [
+        np.asarray(encode_text(texts[start : start + batch_size]).detach().cpu(), dtype=np.float32)
+        for start in range(0, len(texts), batch_size)
+    ]
+    queries_QD = np.ascontiguousarray(np.concatenate(parts))
+    _check_unit_length(queries_QD, "the tower's text embeddings")
+    return queries_QD
+
+
+def search(gallery_ND: np.ndarray, queries_QD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact search: scores float32 and gallery rows int64, both [queries, min(depth, gallery)], best first."""
+    import faiss
+
+    index = faiss.IndexFlatIP(gallery_ND.shape[1])
+    index.add(gallery_ND)
+    return index.search(queries_QD, min(depth, len(gallery_ND)))
+
+
+def _check_unit_length(rows_ND: np.ndarray, what: str) -> None:
+    length = np.linalg.norm(rows_ND, axis=1)
+    bad = ~(np.abs(length - 1) < 1e-2)
+    if bad.any():
+        raise GraceError(
+            f"{what}: row {bad.argmax()} has the length {length[bad.argmax()]:.4g} instead of 1; the cosine search needs "
+            "normalised embeddings, and nan means that the training of the tower diverged"
+        )

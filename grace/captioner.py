@@ -1,0 +1,46 @@
+"""The stage `captioner`: the same Flamingo, trained to write captions of the train images.
+
+Reads the dataset, tokenizer and embeddings folders; writes a model folder, as `train` does. It makes the pseudo-queries, and
+the schemes may start from its weights.
+
+    python -m grace captioner --dataset ... --tokenizer ... --embeddings ... --output results/scenes/captioner
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from grace.config import Captioner, Flamingo
+from grace.data.tables import load_dataset
+from grace.embeddings import load_embeddings
+from grace.identifiers.base import read_tokenizer
+from grace.model.checkpoints import load_weights
+from grace.model.flamingo import build
+from grace.prompts import Prompts
+from grace.training.pools import caption_pools
+from grace.training.stage import run
+
+
+def captioner(
+    *, dataset: Path, tokenizer: Path, embeddings: Path, output: Path, state: Path, flamingo: Flamingo, training: Captioner
+) -> None:
+    """Train the captioner and write its model folder."""
+    tables, words = load_dataset(dataset), read_tokenizer(tokenizer)
+    vectors = load_embeddings(embeddings, len(tables.images))
+    model = build(flamingo, words, vectors.width)
+    if flamingo.checkpoint:
+        load_weights(Path(flamingo.checkpoint), model)
+    pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
+    with open(embeddings / "visual_tokens.npy", "rb") as file:
+        seen = hashlib.file_digest(file, "sha256").hexdigest()
+    key = hashlib.sha256(json.dumps([flamingo.model_dump(), training.model_dump(), seen]).encode()).hexdigest()
+    config = {
+        "scheme": "caption",
+        "seed": training.seed,
+        "flamingo": flamingo.model_dump(),
+        "visual_width": vectors.width,
+        "new_tokens": 0,
+    }
+    run(model, pools, "caption", training.seed, vectors, words, training, state, key, output, config)

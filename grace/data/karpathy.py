@@ -1,0 +1,194 @@
+"""Data sets in Karpathy's JSON format (Flickr8k, Flickr30k, COCO) with a folder of images.
+
+Reads the JSON file and the header of every image that is kept; writes the tables of `grace.data.tables`, which point to
+the images where they are. Command:
+
+    python -m grace dataset karpathy --json dataset_flickr30k.json --images flickr30k-images --output DIR
+
+Rules: image id = `cocoid` where the image has one, else `imgid`; caption id = `sentid`. An image with a `filepath`
+(COCO) is looked for at images/filepath/filename, then at images/filename. Text is the caption's `raw` with the white
+space at both ends removed, and every stretch of white space that holds a line break, tab or other control character
+made one blank; nothing else is altered.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from grace.config import Karpathy
+from grace.data.tables import SPLITS, write_dataset
+from grace.errors import GraceError, did_you_mean
+from grace.files import need, read_json, replacing_folder
+
+LICENSE = "that of the source's images and captions; see where you got them"
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029][\s\x00-\x1f\x7f-\x9f]*")
+
+
+def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy, name: str) -> None:
+    """Write the data set `name` from a Karpathy JSON file and a folder of images.
+
+    `settings` say what becomes of `restval` and how many images of every split are kept (seeded). Raises a `GraceError`
+    for anything in the file or the folder that is not as it should be; `output` then stays as it was.
+    """
+    json_file, images, output = Path(json_file), Path(images).resolve(), Path(output)
+    if not need(json_file, "Karpathy JSON file").is_file():
+        raise GraceError(f"Karpathy JSON file {json_file} is not a file; give the path of dataset_....json itself")
+    if not need(images, "folder of images").is_dir():
+        raise GraceError(f"folder of images {images} is not a folder")
+    for source in (images, json_file.resolve()):
+        if source.is_relative_to(output.resolve()):
+            raise GraceError(f"output {output} holds the input {source} and would replace it; give another output")
+    where = f"Karpathy JSON file {json_file}"
+    document = read_json(json_file, "Karpathy JSON file")
+    image_table, caption_table = parse_karpathy(document, where, settings.restval)
+    image_table = _keep(image_table, settings)
+    caption_table = caption_table[caption_table["image_id"].isin(image_table["image_id"])]
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=8) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photographs are welcome
+        find = [
+            (images, path, file) for path, file in zip(image_table["filepath"], image_table["filename"], strict=True)
+        ]
+        found = list(pool.map(lambda arguments: _find(*arguments), find))
+    problems = [item for item in found if isinstance(item, GraceError)]
+    if problems:
+        more = f" (and {len(problems) - 1} more such images)" if len(problems) > 1 else ""
+        raise GraceError(f"{problems[0]}{more}")
+    image_table = image_table.assign(file=found)
+    summary = {
+        "name": name,
+        "source": "karpathy",
+        "images_dir": str(images),
+        "license": LICENSE,
+        "restval": settings.restval,
+        "json_file": json_file.name,
+    }
+    with replacing_folder(output) as folder:
+        write_dataset(folder, image_table, caption_table, summary)
+
+
+def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Turn a parsed Karpathy JSON into two tables, in the file's order.
+
+    Returns images (image_id, split, source_split, filename, filepath or "") and captions (caption_id, image_id, split,
+    text). Images of `restval` become train or are dropped. Errors start with `where`.
+    """
+    entries = _get(document, "images", list, where)
+    image_rows: list[tuple[str, str, str, str, str]] = []
+    caption_rows: list[tuple[str, str, str, str]] = []
+    for number, entry in enumerate(entries):
+        place = f"{where}: images[{number}]"
+        image_id = _id(entry, "cocoid" if isinstance(entry, dict) and "cocoid" in entry else "imgid", place)
+        source_split = _get(entry, "split", str, place)
+        if source_split not in (*SPLITS, "restval"):
+            raise GraceError(
+                f"{place}: unknown split '{source_split}'{did_you_mean(source_split, (*SPLITS, 'restval'))}"
+            )
+        split = "train" if source_split == "restval" else source_split
+        filename = _get(entry, "filename", str, place)
+        filepath = _get(entry, "filepath", str, place) if "filepath" in entry else ""
+        if not filename.strip():
+            raise GraceError(f"{place}: 'filename' is empty: its captions have no image")
+        sentences = _get(entry, "sentences", list, place)
+        if not sentences:
+            raise GraceError(f"{place} ({filename}): image {image_id} has no caption")
+        for position, sentence in enumerate(sentences):
+            spot = f"{place}.sentences[{position}]"
+            caption_id = _id(sentence, "sentid", spot)
+            text = harmless(_get(sentence, "raw", str, spot))
+            if not text:
+                raise GraceError(f"{spot}: caption {caption_id} is empty")
+            if "imgid" in sentence and sentence["imgid"] != entry.get("imgid", sentence["imgid"]):
+                raise GraceError(
+                    f"{spot}: caption {caption_id} belongs to image {sentence['imgid']!r} but stands with image "
+                    f"{entry['imgid']!r}: it has no image of its own"
+                )
+            if source_split != "restval" or restval == "train":
+                caption_rows.append((caption_id, image_id, split, text))
+        image_rows.append((image_id, split, source_split, filename, filepath))
+    images = pd.DataFrame(
+        image_rows, columns=["image_id", "split", "source_split", "filename", "filepath"], dtype=object
+    )
+    captions = pd.DataFrame(caption_rows, columns=["caption_id", "image_id", "split", "text"], dtype=object)
+    twice = images["image_id"].duplicated()
+    if twice.any():
+        raise GraceError(f"{where}: image id {images['image_id'][twice].iloc[0]} stands twice; ids must be unique")
+    if restval == "drop":
+        images = images[images["source_split"] != "restval"].reset_index(drop=True)
+    for split in ("test", "train"):
+        if not (images["split"] == split).any():
+            raise GraceError(f"{where}: no image has the split '{split}'; GRACE needs train images and test images")
+    return images, captions
+
+
+def harmless(raw: str) -> str:
+    """`raw` without outer white space; inner line breaks, tabs and control characters become one blank each stretch."""
+    return _CONTROL.sub(" ", raw).strip()
+
+
+def _keep(images: pd.DataFrame, settings: Karpathy) -> pd.DataFrame:
+    """Keep the first max_{split} images of every split after a seeded shuffle, in the file's order."""
+    kept = []
+    for number, split in enumerate(SPLITS):
+        rows = np.flatnonzero((images["split"] == split).to_numpy())
+        limit = getattr(settings, f"max_{split}")
+        if limit and limit < len(rows):
+            rows = np.random.default_rng([settings.seed, number]).permutation(rows)[:limit]
+        kept.append(rows)
+    return images.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
+
+
+def _find(folder: Path, filepath: str, filename: str) -> str | GraceError:
+    """Return the path of an image inside `folder`, or the error that says why it cannot be used."""
+    candidates = [os.path.join(filepath, filename), filename] if filepath else [filename]
+    for file in candidates:
+        if "\0" in file or ".." in Path(file).parts or Path(file).is_absolute():
+            return GraceError(f"image file {file!r} must be a path inside the folder of images")
+    file = next((file for file in candidates if (folder / file).is_file()), None)
+    if file is None:
+        return GraceError(f"image {candidates[0]} is missing in {folder}; fetch it or remove it from the JSON file")
+    try:
+        with Image.open(folder / file, formats=FORMATS) as image:
+            image.verify()
+    except Exception as error:  # Pillow raises SyntaxError, OSError, struct.error and more for broken files
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return GraceError(f"image {folder / file} cannot be read as {', '.join(FORMATS)} ({said}); fetch it again")
+    return file
+
+
+def _get(mapping: Any, key: str, kind: type, where: str) -> Any:
+    """`mapping[key]` if it is of type `kind`, else an error in words."""
+    names: dict[type, str] = {str: "a text", list: "a list"}
+    if not isinstance(mapping, dict):
+        raise GraceError(f"{where} must be an object with '{key}', not {_short(mapping)}")
+    if key not in mapping:
+        raise GraceError(f"{where} lacks '{key}'")
+    if not isinstance(mapping[key], kind):
+        raise GraceError(f"{where}: '{key}' must be {names[kind]}, not {_short(mapping[key])}")
+    return mapping[key]
+
+
+def _id(mapping: Any, key: str, where: str) -> str:
+    """An id, a whole number or a text without white space, as a string."""
+    if not isinstance(mapping, dict):
+        raise GraceError(f"{where} must be an object with '{key}', not {_short(mapping)}")
+    if key not in mapping:
+        raise GraceError(f"{where} lacks '{key}'")
+    value = mapping[key]
+    if type(value) is not int and not (isinstance(value, str) and value.split() == [value]):
+        raise GraceError(f"{where}: '{key}' must be a whole number or a text without white space, not {_short(value)}")
+    return str(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,21 @@
+"""The one exception that a user is meant to read.
+
+`GraceError` carries one sentence: what is wrong, where, and what to do. The command line prints it as one line and exits
+with code 2; anything else that escapes is a defect of the project and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GraceError(Exception):
+    """A problem with the user's input or machine, told in one line."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the closest known word, else the list of all known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

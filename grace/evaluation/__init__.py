@@ -1,0 +1,5 @@
+"""Evaluation: from a TREC run to Recall with intervals and a paired test (`python -m grace evaluate`, `metrics`)."""
+
+from grace.evaluation.stage import evaluate, metrics
+
+__all__ = ["evaluate", "metrics"]

@@ -1,0 +1,75 @@
+"""Uncertainty of the measures: bootstrap intervals and a paired test, both clustered by image.
+
+Works on arrays of per-query values; used by `python -m grace evaluate`.
+
+The captions of one image are not independent: they share the picture, so they succeed and fail together. The image is
+therefore the unit that is drawn (bootstrap) or whose sign is flipped (permutation), with all its captions; taking the
+captions as independent makes intervals too narrow. Everything reduces to sums a cluster, so the resampling is one
+matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+CELLS = 4_000_000
+"""Numbers of a block of the resampling matrix: bounds the memory (32 MB) whatever the number of images."""
+
+
+def cluster_sums(values_QM: np.ndarray, clusters_Q: Sequence[object] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add up `values_QM` [queries, measures] within clusters: sums [clusters, measures] and sizes [clusters], float64."""
+    values_QM = np.asarray(values_QM, dtype=np.float64)
+    if values_QM.ndim != 2 or len(values_QM) != len(clusters_Q) or not len(values_QM):
+        raise ValueError(f"{values_QM.shape} values and {len(clusters_Q)} clusters: need [queries, measures] and [queries]")
+    codes_Q = np.unique(np.asarray(clusters_Q).astype(str), return_inverse=True)[1]
+    sizes_C = np.bincount(codes_Q).astype(np.float64)
+    sums_CM = np.stack([np.bincount(codes_Q, weights=column) for column in values_QM.T], axis=1)
+    return sums_CM, sizes_C
+
+
+def bootstrap_intervals(
+    values_QM: np.ndarray, clusters_Q: Sequence[object] | np.ndarray, *, resamples: int, confidence: float, seed: int
+) -> np.ndarray:
+    """Percentile bootstrap intervals of the mean over queries: float64 [measures, 2], low and high.
+
+    Each resample draws as many clusters as there are, with replacement, each with all its queries (cluster bootstrap; Davison
+    & Hinkley 1997, section 3.8), and takes the mean over the queries drawn. Differences of two systems may be given as
+    values. A measure on which every cluster agrees (all hits, all misses) has an interval of no width.
+    """
+    sums_CM, sizes_C = cluster_sums(values_QM, clusters_Q)
+    rng = np.random.default_rng(seed)
+    clusters = len(sizes_C)
+    means = np.empty((resamples, sums_CM.shape[1]))
+    step = max(1, CELLS // clusters)
+    for start in range(0, resamples, step):
+        block = min(step, resamples - start)
+        drawn = rng.integers(0, clusters, (block, clusters)) + clusters * np.arange(block)[:, None]
+        counts_BC = np.bincount(drawn.ravel(), minlength=block * clusters).reshape(block, clusters).astype(np.float64)
+        means[start : start + block] = (counts_BC @ sums_CM) / (counts_BC @ sizes_C)[:, None]
+    tail = (1 - confidence) / 2
+    return np.quantile(means, [tail, 1 - tail], axis=0).T
+
+
+def paired_p_values(
+    differences_QM: np.ndarray, clusters_Q: Sequence[object] | np.ndarray, *, resamples: int, seed: int
+) -> np.ndarray:
+    """Two-sided p-values [measures] of `mean difference = 0`: paired sign-flip permutation test, clustered.
+
+    `differences_QM` [queries, measures] are system minus baseline of the same query. Under the null hypothesis both
+    systems may be exchanged, for all captions of an image at once. p = (1 + permutations at least as extreme) /
+    (1 + permutations), so it is never 0 (Phipson & Smyth 2010); systems that never differ have p = 1.
+    """
+    sums_CM, _ = cluster_sums(differences_QM, clusters_Q)
+    observed_M = np.abs(sums_CM.sum(axis=0))
+    # Sums of reciprocal ranks are not exact: an equal sum must count as extreme in spite of rounding.
+    threshold_M = observed_M - 1e-9 * np.abs(sums_CM).sum(axis=0)
+    rng = np.random.default_rng(seed)
+    clusters = len(sums_CM)
+    extreme_M = np.zeros(sums_CM.shape[1])
+    step = max(1, CELLS // clusters)
+    for start in range(0, resamples, step):
+        signs_BC = rng.integers(0, 2, (min(step, resamples - start), clusters), dtype=np.int8) * 2.0 - 1.0
+        extreme_M += (np.abs(signs_BC @ sums_CM) >= threshold_M).sum(axis=0)
+    return (1 + extreme_M) / (1 + resamples)

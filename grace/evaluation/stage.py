@@ -1,0 +1,147 @@
+"""The stages `evaluate` (one system's run to its metrics) and `metrics` (all systems' metrics to one list).
+
+`evaluate` reads {d}/dataset/ (tables and qrels.trec), run.trec, retrieval.json and the baseline's run.trec,
+writes metrics.json. `metrics` reads such files, writes results/metrics.json.
+
+    python -m grace evaluate --dataset DIR --run FILE --retrieval FILE [--baseline FILE] --output FILE --settings JSON
+    python -m grace metrics FILES... --output FILE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grace.config import Evaluate
+from grace.data.tables import load_dataset
+from grace.errors import GraceError
+from grace.evaluation.measures import DEPTH, MEASURES, check_run, gold_images, per_query
+from grace.evaluation.significance import bootstrap_intervals, paired_p_values
+from grace.files import read_json, write_json
+from grace.retrieval.runs import read_qrels, read_run
+
+SETTING = "transductive corpus, unseen queries"
+RETRIEVAL_KEYS = ("scheme", "seed", "queries", "valid_rate", "memorization")
+ROW_KEYS = (
+    *("dataset", "system", "seed", "queries", *MEASURES, "intervals"),
+    *("memorization", "valid_rate", "versus_baseline", "confidence", "setting"),
+)
+
+
+def evaluate(
+    *, dataset: Path, run: Path, retrieval: Path, baseline: Path | None = None, output: Path, settings: Evaluate
+) -> dict[str, Any]:
+    """Measure one run against the qrels of `dataset` and write `output`; return what was written.
+
+    All numbers are fractions. `baseline`: the run of the dual encoder to compare with; none for the baseline itself.
+    Raises `GraceError` for a run of other queries or images, and if retrieval.json and the qrels count other queries.
+    """
+    dataset = Path(dataset)
+    tables = load_dataset(dataset)
+    qrels = read_qrels(dataset / "qrels.trec")
+    gallery = set(tables.gallery.image_id)
+    report = _read_object(retrieval, "retrieval report", RETRIEVAL_KEYS)
+    gold = gold_images(qrels)
+    if report["queries"] != len(gold):
+        raise GraceError(
+            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels {dataset / 'qrels.trec'} {len(gold)}: "
+            "they belong to different runs; retrieve again"
+        )
+    if report.get("depth") is not None and report["depth"] < min(DEPTH, len(gallery)):
+        raise GraceError(
+            f"retrieval report {retrieval}: only {report['depth']} images a query were kept, and R@{DEPTH} needs {DEPTH}; "
+            f"set retrieve.depth to {DEPTH} at least and retrieve again"
+        )
+    strange = gold[~gold.isin(gallery)]
+    if len(strange):
+        raise GraceError(f"{dataset / 'qrels.trec'}: image {strange.iloc[0]} of query {strange.index[0]} is not in the gallery")
+
+    own_run = _read_checked_run(run, qrels, gallery)
+    values = per_query(qrels, own_run)
+    clusters = gold.to_numpy()
+    draws = {"resamples": settings.resamples, "seed": settings.seed}
+    intervals = bootstrap_intervals(values.to_numpy(), clusters, confidence=settings.confidence, **draws)
+    versus = None
+    if baseline is not None:
+        other = per_query(qrels, _read_checked_run(baseline, qrels, gallery))
+        difference = values.to_numpy() - other.to_numpy()
+        bounds = bootstrap_intervals(difference, clusters, confidence=settings.confidence, **draws)
+        p_values = paired_p_values(difference, clusters, **draws)
+        versus = {
+            name: {"difference": float(mean), "interval": [float(low), float(high)], "p_value": float(p)}
+            for name, mean, (low, high), p in zip(MEASURES, difference.mean(axis=0), bounds, p_values, strict=True)
+        }
+    memorization = report["memorization"]
+    row = {
+        "dataset": tables.summary["name"],
+        "system": report["scheme"],
+        "seed": report["seed"],
+        "queries": len(values),
+        **{name: float(values[name].mean()) for name in MEASURES},
+        "intervals": {name: [float(low), float(high)] for name, (low, high) in zip(MEASURES, intervals, strict=True)},
+        "memorization": None if memorization is None else float(memorization["rate"]),
+        "valid_rate": report["valid_rate"],
+        "versus_baseline": versus,
+        "confidence": settings.confidence,
+        "setting": SETTING,
+        "split": "test",
+        "gallery": len(gallery),
+        "depth": report.get("depth"),
+        "unanswered_queries": int((~values.index.isin(set(own_run.query_id))).sum()),
+    }
+    write_json(output, row)
+    return row
+
+
+def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
+    """Put the metrics of all systems into one list, in the order of `files`; write it to `output` and return it."""
+    rows = [read_row(file) for file in files]
+    if not rows:
+        raise GraceError("metrics: no files were given; name the metrics.json of every system")
+    seen: dict[tuple[Any, ...], Path] = {}
+    for file, row in zip(files, rows, strict=True):
+        key = (row["dataset"], row["system"], row["seed"])
+        if key in seen:
+            raise GraceError(f"metrics: {seen[key]} and {file} hold the same system ({key[0]}, {key[1]}, seed {key[2]})")
+        seen[key] = file
+    write_json(output, rows)
+    return rows
+
+
+def read_row(file: Path) -> dict[str, Any]:
+    """Read the metrics of one system; `GraceError` if a key is missing."""
+    return _read_object(file, "metrics file", ROW_KEYS)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Read metrics.json of all systems (a list) or of one system (an object, returned as a list of one)."""
+    rows = read_json(file, "metrics file")
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not rows:
+        raise GraceError(f"metrics file {file} holds no rows; make it with `python -m grace metrics`")
+    for number, row in enumerate(rows):
+        _check_keys(row, ROW_KEYS, f"metrics file {file}, row {number + 1}")
+    return rows
+
+
+def _read_checked_run(path: Path, qrels: pd.DataFrame, gallery: set[str]) -> pd.DataFrame:
+    run = read_run(path)
+    check_run(run, qrels, gallery, f"run {path}")
+    return run
+
+
+def _read_object(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
+    value = read_json(path, what)
+    _check_keys(value, keys, f"{what} {path}")
+    return value
+
+
+def _check_keys(value: Any, keys: Sequence[str], where: str) -> None:
+    if not isinstance(value, dict):
+        raise GraceError(f"{where}: a JSON object is expected")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise GraceError(f"{where}: the key(s) {', '.join(missing)} are missing; make the file again")

@@ -1,0 +1,122 @@
+"""Reading and writing files so that a file that exists is complete.
+
+Every writer makes the file under a temporary name in the same folder and renames it at the end. Every reader answers a
+missing or broken file with a `GraceError` that names it. No format here can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grace.errors import GraceError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; give the result the mode that a plain open() would.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; swap it in on success (an old folder goes), delete it on any error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def need(path: Path | str, what: str) -> Path:
+    """Return `path` if it exists, else raise a `GraceError` that says which input is missing."""
+    path = Path(path)
+    if not path.exists():
+        raise GraceError(f"{what} is missing: {path} does not exist")
+    return path
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str, what: str = "JSON file") -> Any:
+    path = need(path, what)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise GraceError(
+            f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
+            "it may be truncated: fetch or make it again"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise GraceError(f"{what} {path} is not UTF-8 text (byte {error.start}); it may be another kind of file") from None
+    except RecursionError:
+        raise GraceError(f"{what} {path} is nested too deeply to be read") from None
+
+
+def write_table(path: Path | str, table: pd.DataFrame) -> None:
+    """Write a Parquet file (zstd), without the index."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def read_table(path: Path | str, what: str, columns: list[str]) -> pd.DataFrame:
+    """Read a Parquet file and check that `columns` are there."""
+    path = need(path, what)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise GraceError(f"{what} {path} is not a readable Parquet file ({_first_line(error)})") from None
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise GraceError(f"{what} {path} lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}")
+    return table
+
+
+def write_array(path: Path | str, array: np.ndarray) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_array(path: Path | str, what: str) -> np.ndarray:
+    """Open a .npy file as a read-only memory map."""
+    path = need(path, what)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise GraceError(f"{what} {path} is not a readable .npy array ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

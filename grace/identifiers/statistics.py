@@ -1,0 +1,69 @@
+"""Figures about a table of identifiers, `statistics.json`: lengths, fan-out of every level, duplicates.
+
+Run by the stage `identifiers`; read by `report`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grace.identifiers.base import closed, flatten
+from grace.trie import Trie
+
+
+def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], checks: list[str]) -> dict[str, Any]:
+    """The content of statistics.json.
+
+    lengths: number of identifiers by their number of tokens, without the end token. fan_out: of each level of the tree
+    of all identifiers (train and test, with the end token), the nodes that have children and their fewest, median and
+    most children; gallery_fan_out: the same of the split test alone. duplicates: identifiers that map to several
+    images, and the images that have only such identifiers (no search can tell these apart).
+    """
+    _, lengths = flatten(table["tokens"])
+    keys = table["tokens"].map(lambda tokens: np.asarray(tokens, dtype=np.int32).tobytes())
+    images_of = table.groupby(keys, sort=False)["image_id"].nunique()
+    shared = keys.map(images_of) > 1
+    ambiguous = shared.groupby(table["image_id"]).all()
+    values, counts = np.unique(lengths, return_counts=True)
+    return {
+        "scheme": scheme,
+        "seed": seed,
+        "images": int(table["image_id"].nunique()),
+        "identifiers": len(table),
+        "splits": {str(split): int(count) for split, count in table.groupby("split")["image_id"].nunique().items()},
+        "lengths": {str(value): int(count) for value, count in zip(values, counts, strict=True)},
+        "fan_out": fan_out(table, end),
+        "gallery_fan_out": fan_out(table[table["split"] == "test"], end),
+        "duplicates": {"identifiers": int((images_of > 1).sum()), "images": int(ambiguous.sum())},
+        "checks": checks,
+    }
+
+
+def fan_out(table: pd.DataFrame, end: list[int]) -> list[dict[str, float]]:
+    """A row a level: level, nodes (with children), min, median, max of their children."""
+    if not len(table):
+        return []
+    tree = Trie.build(closed(table["tokens"], end), np.zeros(len(table), dtype=np.int64), ["-"])
+    rows: list[dict[str, float]] = []
+    for level in range(tree.depth):
+        begin, stop = tree.levels[level : level + 2].tolist()
+        children = tree.first[begin : stop + 1].diff().numpy()
+        children = children[children > 0]
+        rows.append({
+            "level": level, "nodes": len(children), "min": int(children.min()), "median": float(np.median(children)),
+            "max": int(children.max()),
+        })  # fmt: skip
+    return rows
+
+
+def level_alphabets(table: pd.DataFrame, end: list[int]) -> list[list[int]]:
+    """Token ids that stand at each position of any identifier, with the end token where an identifier may end."""
+    flat, lengths = flatten(closed(table["tokens"], end))
+    positions = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    pairs = np.unique(positions << 32 | flat)
+    cuts = np.searchsorted(pairs >> 32, np.arange(int(lengths.max()) + 1))
+    return [(pairs[begin:end] & 0xFFFFFFFF).tolist() for begin, end in pairwise(cuts)]

@@ -1,0 +1,173 @@
+"""open_flamingo's Flamingo over precomputed visual tokens.
+
+The vision tower is frozen and runs once, in the stage `encode`; what stands here is the perceiver resampler and the
+language model with its gated cross-attention. Both published OpenFlamingo and the small default model are settings.
+
+Legend of shapes: B sequences, L tokens, U different images, T visual tokens of the tower, C their width, N perceiver
+latents, H width of the language model.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grace.config import Flamingo as FlamingoSettings
+from grace.config import ScratchLanguageModel
+from grace.errors import GraceError
+from grace.model.torchvision_shim import import_torchvision
+
+import_torchvision()
+
+from open_flamingo.src.factory import _infer_decoder_layers_attr_name  # noqa: E402
+from open_flamingo.src.flamingo import Flamingo  # noqa: E402
+from open_flamingo.src.flamingo_lm import FlamingoLMMixin  # noqa: E402
+from open_flamingo.src.helpers import GatedCrossAttentionBlock, MaskedCrossAttention, PerceiverResampler  # noqa: E402
+from open_flamingo.src.utils import extend_instance  # noqa: E402
+
+
+class GraceFlamingo(Flamingo):
+    """Flamingo whose images come as visual tokens and whose hidden states can be had without the vocabulary head."""
+
+    def resample(self, visual_tokens_UTC: Tensor) -> Tensor:
+        """Visual tokens of U images, [U, T, C], to what the language model attends to, [U, 1, N, C]."""
+        return self.perceiver(visual_tokens_UTC[:, None, None])
+
+    def hidden_states(
+        self,
+        input_ids_BL: Tensor,
+        media_B1NC: Tensor,
+        attention_mask_BL: Tensor | None = None,
+        past_key_values: Any = None,
+        position_ids_BL: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Final-norm hidden states [B, L, H] and the cache (None unless one was given).
+
+        Tokens after `<image>` attend to the image; with a cache that holds `<image>` already, every new token does.
+        """
+        continued = past_key_values is not None and past_key_values.get_seq_length() > 0
+        for layer in self.lang_encoder._get_decoder_layers():
+            layer.condition_vis_x(media_B1NC)
+            # With cached media open_flamingo counts the media of the first call: one image a sequence, all after it.
+            ones = torch.ones_like(input_ids_BL[:, :1], dtype=torch.bool)
+            layer.condition_media_locations(ones if continued else input_ids_BL == self.media_token_id)
+            layer.condition_use_cached_media(continued)
+        try:
+            extra = {} if position_ids_BL is None else {"position_ids": position_ids_BL}
+            out = self.lang_encoder.base_model(
+                input_ids=input_ids_BL,
+                attention_mask=attention_mask_BL,
+                past_key_values=past_key_values,
+                use_cache=past_key_values is not None,
+                **extra,
+            )
+        finally:
+            self.lang_encoder.clear_conditioned_layers()
+        return out.last_hidden_state, out.past_key_values if past_key_values is not None else None
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits over the vocabulary, [..., V]."""
+        return self.lang_encoder.get_output_embeddings()(hidden)
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the language model reads, tokens."""
+        config = self.lang_encoder.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+
+
+def build(settings: FlamingoSettings, tokenizer: Any, visual_width: int, new_tokens: int = 0, pretrained: bool = True) -> GraceFlamingo:
+    """A Flamingo for `tokenizer` plus `new_tokens` identifier tokens.
+
+    `visual_width` is C. With `pretrained` False the language model gets its shape only (its weights come from a file
+    of ours). Random weights follow `settings.seed`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        language_model = _language_model(settings, tokenizer, pretrained)
+        extend_instance(language_model, FlamingoLMMixin)
+        try:
+            language_model.set_decoder_layers_attr_name(_infer_decoder_layers_attr_name(language_model))
+        except ValueError:
+            raise GraceError(
+                f"open_flamingo has no cross-attention for {type(language_model).__name__}; "
+                "families that work: OPT, GPT-NeoX, MPT, Llama, GPT-J"
+            ) from None
+        language_model.resize_token_embeddings(len(tokenizer) + new_tokens, mean_resizing=False)
+        media = tokenizer.convert_tokens_to_ids("<image>")
+        end = tokenizer.convert_tokens_to_ids("<|endofchunk|>")
+        tower = SimpleNamespace(visual=nn.Identity())  # the tower has run already
+        model = GraceFlamingo(
+            tower, language_model, end, media, visual_width, cross_attn_every_n_layers=settings.cross_attention_every
+        )
+        model.media_token_id = media
+        _shape_cross_attention(model, settings)
+        model.perceiver = PerceiverResampler(
+            dim=visual_width, depth=settings.perceiver_depth, num_latents=settings.perceiver_latents
+        )
+    return model
+
+
+def add_tokens(model: GraceFlamingo, vocabulary: int, seed: int) -> None:
+    """Grow the vocabulary to `vocabulary` tokens; the new rows are random by `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.lang_encoder.resize_token_embeddings(vocabulary, mean_resizing=False)
+
+
+def _shape_cross_attention(model: GraceFlamingo, settings: FlamingoSettings) -> None:
+    """Give the cross-attention the heads and the gates of the settings (open_flamingo's are fixed at 8 x 64 and 0)."""
+    for block in model.lang_encoder.gated_cross_attn_layers:
+        if not isinstance(block, GatedCrossAttentionBlock):
+            continue
+        width = block.attn.to_out.out_features
+        block.attn = MaskedCrossAttention(
+            dim=width,
+            dim_visual=model.vis_dim,
+            heads=settings.cross_attention_heads,
+            dim_head=settings.cross_attention_head_dim,
+        )
+        nn.init.constant_(block.attn_gate, settings.gate)
+        nn.init.constant_(block.ff_gate, settings.gate)
+
+
+def _language_model(settings: FlamingoSettings, tokenizer: Any, pretrained: bool) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if settings.language_model == "scratch":
+        config = scratch_config(settings.scratch, tokenizer)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    name = settings.pretrained.model
+    try:
+        if pretrained:
+            return AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
+    except (OSError, ValueError) as error:
+        raise GraceError(
+            f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
+            "give a local folder in flamingo.pretrained.model where no hub can be reached"
+        ) from None
+
+
+def scratch_config(settings: ScratchLanguageModel, tokenizer: Any) -> Any:
+    """The transformers configuration of a language model that is made from scratch."""
+    from transformers import LlamaConfig, OPTConfig
+
+    shared = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.width,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": settings.max_length,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if settings.architecture == "llama":
+        return LlamaConfig(**shared, intermediate_size=settings.width * 3, tie_word_embeddings=True)
+    return OPTConfig(
+        **shared, ffn_dim=settings.width * 4, word_embed_proj_dim=settings.width, dropout=0.0, attention_dropout=0.0
+    )

@@ -1,0 +1,69 @@
+"""The stage `tokenizer`: the language model's tokenizer with the three special tokens, as a folder.
+
+Reads the captions of the train split (for a tokenizer of our own) or a tokenizer by name or folder; writes a folder that
+`transformers` loads.
+
+    python -m grace tokenizer --dataset results/scenes/dataset --output results/scenes/tokenizer
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from grace.config import SCHEMES, Flamingo
+from grace.data.tables import load_dataset
+from grace.errors import GraceError
+from grace.files import replacing_folder
+from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS
+
+
+def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
+    """Make the tokenizer folder `output`."""
+    if settings.language_model == "scratch":
+        captions = load_dataset(dataset).captions_of("train")["text"].tolist()
+        made = train_bpe(captions, settings.scratch.vocabulary)
+    else:
+        made = fetch(settings.pretrained.tokenizer or settings.pretrained.model)
+    made.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+    if made.pad_token is None:
+        made.add_special_tokens({"pad_token": PAD_TOKEN})
+    with replacing_folder(output) as folder:
+        made.save_pretrained(folder)
+
+
+def train_bpe(captions: list[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer (any text round-trips) of at most `vocabulary` tokens, special tokens apart.
+
+    Beside the captions it sees the words of the prompts and a stretch of numbers: a pretrained tokenizer knows how to
+    write numbers in chunks, and the string scheme lives on that.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    prompts = [f"image {scheme} id caption:{caption}" for scheme in SCHEMES for caption in captions[:200]]
+    numbers = [f" {number}" for number in range(100)] * 20
+    core.train_from_iterator([*captions, *(f" {caption}" for caption in captions), *prompts, *numbers], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, padding_side="right")
+
+
+def fetch(name: str) -> Any:
+    """A fast tokenizer by hub name or local folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise GraceError(
+            f"tokenizer {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
+            "give a local folder in flamingo.pretrained.tokenizer where no hub can be reached"
+        ) from None
+    if not found.is_fast:
+        raise GraceError(f"tokenizer {name!r} has no fast version (tokenizer.json); choose one that has")
+    return found

@@ -1,0 +1,108 @@
+"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner or given in a file.
+
+Reads the dataset, embeddings and captioner folders, or a Parquet, CSV or JSONL table with image_id and text; writes
+`pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions of
+gallery images are never read here.
+
+    python -m grace pseudo_queries --dataset ... --embeddings ... --captioner ... --output results/scenes/pseudo_queries
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from grace.config import PseudoQueries
+from grace.data.tables import DatasetTables, load_dataset
+from grace.errors import GraceError
+from grace.files import need, read_table, replacing_folder, write_json, write_table
+from grace.provenance import provenance
+
+ROUNDS = 20  # times that an image whose samples repeat or do not end is asked again
+
+
+def pseudo_queries(
+    *, dataset: Path, embeddings: Path | None, captioner: Path | None, output: Path, settings: PseudoQueries
+) -> None:
+    """Write `settings.per_image` different pseudo-queries of every gallery image."""
+    tables = load_dataset(dataset)
+    if settings.source == "file":
+        table = from_file(Path(settings.file), tables)
+    elif captioner is None or embeddings is None:
+        raise GraceError("pseudo_queries.source is captioner: name the folders with --captioner and --embeddings")
+    else:
+        table = from_captioner(tables, embeddings, captioner, settings)
+    per_image = table.groupby("image_id").size().reindex(tables.gallery["image_id"], fill_value=0)
+    with replacing_folder(output) as folder:
+        write_table(folder / "pseudo_queries.parquet", table)
+        counts = {"images": len(per_image), "pseudo_queries": len(table), "fewest": int(per_image.min()), "most": int(per_image.max())}
+        write_json(folder / "pseudo_queries.json", {**counts, "provenance": provenance(settings.model_dump())})
+
+
+def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
+    """A given table of pseudo-queries, checked: every gallery image has one at least, no other image has any."""
+    need(path, "table of pseudo-queries")
+    readers = {".csv": pd.read_csv, ".jsonl": lambda p, **kw: pd.read_json(p, lines=True, **kw)}
+    if path.suffix == ".parquet":
+        table = read_table(path, "table of pseudo-queries", ["image_id", "text"])
+    elif path.suffix in readers:
+        try:
+            table = readers[path.suffix](path, dtype={"image_id": str, "text": str})
+        except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
+            raise GraceError(f"table of pseudo-queries {path} cannot be read ({str(error).splitlines()[0]})") from None
+    else:
+        raise GraceError(f"table of pseudo-queries {path} must end in .parquet, .csv or .jsonl")
+    lacking = {"image_id", "text"} - set(table.columns)
+    if lacking or table[["image_id", "text"]].isna().any().any():
+        raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
+    gallery, named = set(tables.gallery["image_id"]), set(table["image_id"])
+    if named - gallery:
+        raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is no gallery image")
+    if gallery - named:
+        raise GraceError(f"table of pseudo-queries {path} has none for {len(gallery - named)} images, such as {min(gallery - named)}")
+    if "score" not in table.columns:
+        table["score"] = float("nan")
+    return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
+
+
+def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, settings: PseudoQueries) -> pd.DataFrame:
+    """Sample, or search by beam, `per_image` different texts for every gallery image."""
+    from grace.embeddings import load_embeddings
+    from grace.model.checkpoints import load_model
+    from grace.prompts import Prompts
+    from grace.retrieval.captions import beam_captions, sample_captions
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, words, config = load_model(captioner, device)
+    if config["scheme"] != "caption":
+        raise GraceError(f"model {captioner} is of the scheme {config['scheme']}, not a captioner")
+    vectors = load_embeddings(embeddings, len(tables.images))
+    prompts = Prompts(words)
+    images = tables.gallery["image_id"].tolist()
+    row_of = dict(zip(images, tables.gallery.index.tolist(), strict=True))
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    found: dict[str, dict[str, float]] = {image: {} for image in images}
+    for _ in range(ROUNDS if settings.method == "sample" else 1):
+        lacking = [image for image in images for _ in range(settings.per_image - len(found[image]))]
+        if settings.method == "beam":
+            lacking = images
+        if not lacking:
+            break
+        for start in tqdm(range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batch", disable=None):
+            chosen = lacking[start : start + settings.batch_size]
+            media = model.resample(vectors.visual([row_of[image] for image in chosen]).to(device))
+            if settings.method == "sample":
+                written = sample_captions(model, prompts, media, settings.temperature, settings.max_tokens, generator)
+            else:
+                written = beam_captions(model, prompts, media, settings.per_image, settings.max_tokens)
+            for place, text, score in written:
+                if text and len(found[chosen[place]]) < settings.per_image:
+                    found[chosen[place]].setdefault(text, score)
+    empty = [image for image in images if not found[image]]
+    if empty:
+        raise GraceError(f"the captioner finishes no caption of {len(empty)} images, such as {empty[0]}: train it longer, or raise max_tokens")
+    rows = [(image, text, score) for image in images for text, score in found[image].items()]
+    return pd.DataFrame(rows, columns=["image_id", "text", "score"])

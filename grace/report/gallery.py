@@ -1,0 +1,148 @@
+"""Hits and misses with pictures: what was asked, what was wanted, what came.
+
+Part of `python -m grace report`; reads the pictures of the data set. Examples are drawn at random with a fixed seed, not
+chosen; pictures become small data URIs inside the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from grace.data.tables import DatasetTables
+from grace.errors import GraceError
+from grace.report.inputs import Inputs, System
+
+SHOWN = 5
+"""Retrieved pictures of an example."""
+SIDE = 160
+"""Longest side of a picture on the page, pixels."""
+FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    uri: str
+    alt: str
+    rank: int
+    """rank in the answer; 0 for the picture that was wanted"""
+    gold: bool
+    identifier: str
+
+
+@dataclass(frozen=True)
+class Example:
+    query_id: str
+    query: str
+    gold: Picture
+    retrieved: list[Picture]
+    rank: int
+    """rank of the wanted picture; 0: not among those kept"""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of one system, with the counts that they are drawn from."""
+
+    label: str
+    name: str
+    hits: list[Example]
+    misses: list[Example]
+    hit_count: int
+    miss_count: int
+    near_count: int
+    """misses whose picture stands further down the list"""
+
+
+@dataclass
+class Pictures:
+    """The data set's pictures as data URIs, each made once, and words for those who cannot see them."""
+
+    dataset: DatasetTables
+    made: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.files = self.dataset.images.set_index("image_id")["file"]
+        self.words = self.dataset.captions.drop_duplicates("image_id").set_index("image_id")["text"]
+
+    def uri(self, image_id: str) -> str:
+        if image_id not in self.made:
+            self.made[image_id] = data_uri(self.dataset.image_path(self.files[image_id]))
+        return self.made[image_id]
+
+    def picture(self, image_id: str, rank: int, gold: bool, identifiers: dict[str, str]) -> Picture:
+        said = "the picture that was asked for" if rank == 0 else f"rank {rank}{', the right picture' if gold else ''}"
+        alt = f"{said}: {self.words[image_id]}"
+        return Picture(self.uri(image_id), alt, rank, gold, identifiers.get(image_id, ""))
+
+
+def examples(inputs: Inputs, system: System, count: int, pictures: Pictures) -> Examples:
+    """Draw `count` hits (picture at rank 1) and as many misses of one system, of different pictures where possible."""
+    # A stream of its own for every system: adding a system leaves the examples of the others as they are.
+    rng = np.random.default_rng(zlib.crc32(system.label.encode()))
+    texts = inputs.dataset.captions.set_index("caption_id")["text"]
+    identifiers = _first_identifiers(system)
+    hit = system.ranks == 1
+    drawn = [_draw(system.ranks.index[mask], inputs.gold, count, rng) for mask in (hit, ~hit)]
+    wanted = set(drawn[0]) | set(drawn[1])
+    answers = system.run[system.run["query_id"].isin(wanted) & (system.run["rank"] <= SHOWN)].groupby("query_id")["doc_id"].agg(list)
+
+    def example(query_id: str) -> Example:
+        gold = inputs.gold[query_id]
+        docs = answers.get(query_id, [])
+        retrieved = [pictures.picture(doc, rank, doc == gold, identifiers) for rank, doc in enumerate(docs, start=1)]
+        wanted = pictures.picture(gold, 0, True, identifiers)
+        return Example(query_id, texts[query_id], wanted, retrieved, int(system.ranks[query_id]))
+
+    return Examples(
+        label=system.label,
+        name=system.name,
+        hits=[example(query) for query in drawn[0]],
+        misses=[example(query) for query in drawn[1]],
+        hit_count=int(hit.sum()),
+        miss_count=int((~hit).sum()),
+        near_count=int((system.ranks > 1).sum()),
+    )
+
+
+def data_uri(path: Path) -> str:
+    """Return a picture as a data URI: small PNG and JPEG files as they are, others shrunk to `SIDE` as JPEG."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.format in FORMATS and max(image.size) <= SIDE:
+                return _uri(FORMATS[image.format], path.read_bytes())
+            small = image.convert("RGB")
+            small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise GraceError(f"picture {path} cannot be read ({error})") from None
+    file = io.BytesIO()
+    small.save(file, format="JPEG", quality=82, optimize=True)
+    return _uri("image/jpeg", file.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _draw(queries: pd.Index, gold: pd.Series, count: int, rng: np.random.Generator) -> list[str]:
+    """Draw `count` query ids, first one a picture, then what is left; in the order of the draw."""
+    shuffled = queries[rng.permutation(len(queries))]
+    again = gold.loc[shuffled].duplicated().to_numpy()
+    return [*shuffled[~again], *shuffled[again]][:count]
+
+
+def _first_identifiers(system: System) -> dict[str, str]:
+    if system.identifiers is None:
+        return {}
+    table = system.identifiers
+    several = table["image_id"].map(table["image_id"].value_counts()) > 1
+    first = table.assign(text=table["text"] + np.where(several, " …", "")).drop_duplicates("image_id")
+    return dict(zip(first["image_id"], first["text"], strict=True))

@@ -1,0 +1,181 @@
+"""What the report reads from the results folder, checked and put side by side.
+
+Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/{tower,captioner}/metrics.jsonl,
+{d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/, model/metrics.jsonl}, and
+{results}/benchmarks/**.tsv (Snakemake's). Part of `python -m grace report`.
+
+Metrics, runs and retrieval reports are required. Training curves, statistics of identifiers and benchmarks are optional:
+they are None where they are missing, and the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grace.config import Config
+from grace.data.tables import DatasetTables, load_dataset
+from grace.errors import GraceError
+from grace.evaluation.measures import gold_images, gold_ranks
+from grace.evaluation.stage import read_rows
+from grace.evaluation.table import label, row_order
+from grace.files import read_json, read_table
+from grace.retrieval.runs import read_qrels, read_run
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the Recall table with everything that belongs to it."""
+
+    row: dict[str, Any]
+    label: str
+    run: pd.DataFrame
+    """query_id, doc_id, rank, score"""
+    ranks: pd.Series
+    """rank of every query's picture, 0 where it was not found; indexed by query_id"""
+    retrieval: dict[str, Any]
+    statistics: dict[str, Any] | None
+    identifiers: pd.DataFrame | None
+    """image_id, text"""
+    curve: pd.DataFrame | None
+
+    @property
+    def name(self) -> str:
+        return self.row["system"]
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.name == BASELINE
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything on the page."""
+
+    config: Config
+    dataset: DatasetTables
+    gold: pd.Series
+    """image_id of every query, indexed by query_id"""
+    systems: list[System]
+    shared_curves: dict[str, pd.DataFrame | None]
+    """training curves of what all systems share: "dual encoder", "captioner" """
+    benchmarks: pd.DataFrame | None
+    """stage, where, seconds, cpu_seconds, memory_mb (nan where Snakemake measured nothing)"""
+
+
+def read_inputs(config: Config, results: Path) -> Inputs:
+    """Read the results of `config`; `GraceError` if a required piece is missing or pieces contradict each other."""
+    folder = results / config.dataset.name
+    dataset = load_dataset(folder / "dataset")
+    qrels = read_qrels(folder / "dataset" / "qrels.trec")
+    metrics = results / "metrics.json"
+    rows = sorted((row for row in read_rows(metrics) if row["dataset"] == config.dataset.name), key=row_order)
+    have = {(row["system"], row["seed"]) for row in rows}
+    for scheme in config.schemes:
+        for seed in config.seeds:
+            if (scheme, seed) not in have:
+                raise GraceError(f"{metrics} has no row of {scheme}, seed {seed}; evaluate it and make the list again")
+    if not any(row["system"] == BASELINE for row in rows):
+        raise GraceError(f"{metrics} has no row of the baseline of {config.dataset.name}; evaluate it and make the list again")
+    return Inputs(
+        config=config,
+        dataset=dataset,
+        gold=gold_images(qrels),
+        systems=[_system(row, rows, folder, qrels) for row in rows],
+        shared_curves={
+            "dual encoder": read_curve(folder / "tower" / "metrics.jsonl"),
+            "captioner": read_curve(folder / "captioner" / "metrics.jsonl"),
+        },
+        benchmarks=read_benchmarks(results / "benchmarks", config.dataset.name),
+    )
+
+
+def _system(row: dict[str, Any], rows: list[dict[str, Any]], folder: Path, qrels: pd.DataFrame) -> System:
+    own = folder / BASELINE if row["system"] == BASELINE else folder / row["system"] / f"seed{row['seed']}"
+    run = read_run(own / "run.trec")
+    ranks = gold_ranks(qrels, run)
+    if len(ranks) != row["queries"] or abs((ranks == 1).mean() - row["R@1"]) > 1e-9:
+        raise GraceError(f"{own / 'run.trec'} gives another R@1 than metrics.json states; evaluate again")
+    identifiers = own / "identifiers"
+    return System(
+        row=row,
+        label=label(row, rows),
+        run=run,
+        ranks=ranks,
+        retrieval=_object(own / "retrieval.json", "retrieval report"),
+        statistics=_object(identifiers / "statistics.json", "identifier statistics")
+        if (identifiers / "statistics.json").exists()
+        else None,
+        identifiers=read_table(identifiers / "identifiers.parquet", "table of identifiers", ["image_id", "text"])
+        if (identifiers / "identifiers.parquet").exists()
+        else None,
+        curve=read_curve(own / "model" / "metrics.jsonl"),
+    )
+
+
+def read_curve(path: Path) -> pd.DataFrame | None:
+    """Read a training log: step and every number logged, sorted by step, the last line of a step wins; None if missing."""
+    if not path.exists():
+        return None
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise GraceError(f"training log {path}, line {number} is not valid JSON ({error.msg})") from None
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise GraceError(f"training log {path}, line {number} has no whole number 'step'")
+        lines.append({key: value for key, value in entry.items() if isinstance(value, int | float)})
+    if not lines:
+        return None
+    return pd.DataFrame(lines).drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+
+
+def loss_columns(curve: pd.DataFrame) -> list[str]:
+    """The losses of a training log: `loss` first, then its parts (`loss_memorize`, `loss_retrieve`, ...)."""
+    parts = sorted(name for name in curve.columns if name.startswith("loss_") and curve[name].notna().any())
+    return ["loss"] * ("loss" in curve.columns) + parts
+
+
+def read_benchmarks(folder: Path, dataset: str) -> pd.DataFrame | None:
+    """Read Snakemake's benchmark files of `dataset` and of the stages that all data sets share; None if there are none."""
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        place = path.relative_to(folder).with_suffix("").parts
+        if len(place) > 1 and place[0] != dataset:
+            continue
+        try:
+            table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
+            measured = {name: pd.to_numeric(table[name]) for name in ("s", "max_rss") if name in table}
+            cpu = pd.to_numeric(table["cpu_time"]) if "cpu_time" in table else pd.Series([np.nan])
+        except (ValueError, OSError) as error:
+            raise GraceError(f"benchmark {path} is not a table of Snakemake's ({error})") from None
+        if set(measured) != {"s", "max_rss"} or table.empty:
+            raise GraceError(f"benchmark {path} lacks the column s or max_rss, or has no row; run its stage again")
+        # "{dataset}/{scheme}/seed{n}/{stage}" or "{dataset}/{stage}"; the middle part says of what.
+        rows.append(
+            {
+                "stage": place[-1],
+                "where": ", ".join(place[1:-1]).replace("seed", "seed "),
+                "seconds": float(measured["s"].mean()),
+                "cpu_seconds": float(cpu.mean()),
+                "memory_mb": float(measured["max_rss"].max()),
+            }
+        )
+    return pd.DataFrame(rows) if rows else None
+
+
+def _object(path: Path, what: str) -> dict[str, Any]:
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise GraceError(f"{what} {path}: a JSON object is expected")
+    return value

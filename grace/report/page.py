@@ -1,0 +1,141 @@
+"""The stage `report`: everything that a run has made, on one HTML page that opens offline.
+
+Reads the whole configuration (JSON or YAML) and the results folder (see `grace.report.inputs`), writes report/index.html.
+
+    python -m grace report --config FILE --results DIR --output FILE --settings JSON
+
+The page asks for nothing: styles, figures (SVG) and pictures (data URIs) are inside, and its content security policy
+forbids requests. Texts of the data set are escaped. The same results on the same machine give the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from grace.config import Report, load
+from grace.errors import GraceError
+from grace.evaluation.measures import MEASURES
+from grace.evaluation.stage import SETTING
+from grace.files import replacing
+from grace.report import tables
+from grace.report.figures import curves_figure, lengths_figure, recall_figure
+from grace.report.gallery import Examples, Pictures, examples
+from grace.report.inputs import Inputs, System, read_inputs
+
+TEMPLATE = "template.html"
+
+
+def report(*, config: Path, results: Path, output: Path, settings: Report) -> None:
+    """Write the page to `output`; `GraceError` names a required piece that is missing or broken."""
+    inputs = read_inputs(load(config), Path(results))
+    page = render(inputs, settings)
+    with replacing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def render(inputs: Inputs, settings: Report) -> str:
+    """Return the page as text."""
+    # StrictUndefined: a name that the template misspells is an error, not an empty place.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(context(inputs, settings))
+
+
+def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
+    """Everything that the template shows."""
+    systems = inputs.systems
+    first = systems[0].row
+    curves, missing_curves = training_curves(inputs)
+    lengths = {
+        system.label: counts for system in systems if system.statistics and (counts := tables.lengths(system.statistics))
+    }
+    stages, total = ([], {}) if inputs.benchmarks is None else tables.stage_rows(inputs.benchmarks)
+    return {
+        "title": settings.title,
+        "headline": tables.headline(systems),
+        "setting": first["setting"] if "setting" in first else SETTING,
+        "queries": len(inputs.gold),
+        "gallery": len(inputs.dataset.gallery),
+        "dataset_name": inputs.dataset.summary["name"],
+        "dataset": tables.dataset_facts(inputs),
+        "measures": MEASURES,
+        "confidence": f"{100 * first['confidence']:g} %",
+        "alpha": f"{1 - first['confidence']:.2g}",
+        "resamples": inputs.config.evaluate.resamples,
+        "depths": sorted({system.retrieval["depth"] for system in systems if system.retrieval.get("depth")}),
+        "recall": tables.recall_rows(systems),
+        "versus": tables.versus_rows(systems),
+        "seeds": tables.seed_rows(systems),
+        "recall_figure": recall_figure(systems),
+        "examples": system_examples(inputs, settings.examples),
+        "several_seeds": len({system.name for system in systems}) < len(systems),
+        "curves": tables.training_rows(curves),
+        "curves_figure": curves_figure(curves) if curves else None,
+        "missing_curves": missing_curves,
+        "identifiers": tables.identifier_rows(systems),
+        "lengths_figure": lengths_figure(lengths) if lengths else None,
+        "retrieval": tables.retrieval_rows(systems),
+        "stages": stages,
+        "total": total,
+        "config": yaml.safe_dump(inputs.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),
+        "versions": tables.version_table(systems),
+        "machine": tables.machine(),
+    }
+
+
+def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The training logs that exist, by name, and a sentence for each that does not."""
+    trained_here = inputs.config.tower.kind == "scratch"
+    captioned = inputs.config.pseudo_queries.source == "captioner"
+    why = {
+        "dual encoder": "the tower/metrics.jsonl of this run is missing or empty"
+        if trained_here
+        else "it comes with its weights and was not trained here",
+        "captioner": "the captioner/metrics.jsonl of this run is missing or empty"
+        if captioned
+        else "the pseudo-queries were read from a file, so none was trained",
+    }
+    named = {"dual encoder": "dual encoder (baseline)"}
+    found: dict[str, pd.DataFrame] = {}
+    missing: list[str] = []
+    for name, curve in inputs.shared_curves.items():
+        if curve is None:
+            missing.append(f"No training curve of the {named.get(name, name)}: {why[name]}.")
+        else:
+            found[named.get(name, name)] = curve
+    for system in inputs.systems:
+        if system.curve is not None:
+            found[system.label] = system.curve
+        elif not system.is_baseline:
+            missing.append(f"No training curve of {system.label}: its model/metrics.jsonl is missing or empty.")
+    return found, missing
+
+
+def system_examples(inputs: Inputs, count: int) -> list[Examples]:
+    """Examples of every system, of its first seed."""
+    if count == 0:
+        return []
+    pictures = Pictures(inputs.dataset)
+    first: dict[str, System] = {}
+    for system in inputs.systems:
+        first.setdefault(system.name, system)
+    _check_gallery(inputs)
+    return [examples(inputs, system, count, pictures) for system in first.values()]
+
+
+def _check_gallery(inputs: Inputs) -> None:
+    known = set(inputs.dataset.gallery["image_id"])
+    for system in inputs.systems:
+        strange = system.run.loc[~system.run["doc_id"].isin(known), "doc_id"]
+        if len(strange):
+            raise GraceError(f"the run of {system.label} names image {strange.iloc[0]}, which is not in the gallery; retrieve again")

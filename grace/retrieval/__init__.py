@@ -1,0 +1,1 @@
+"""Retrieval: from test captions to a TREC run."""

@@ -1,0 +1,35 @@
+"""Atomic retrieval: one forward pass a query, one product with the gallery's rows of the class matrix, top-k."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from grace.config import Retrieve
+from grace.identifiers.base import IdentifierTables
+from grace.retrieval.generative import _batches
+from grace.trie import Trie
+
+
+@torch.inference_mode()
+def atomic_search(
+    model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
+    query_ids: list[str],
+) -> tuple[dict[str, list[tuple[str, float]]], dict]:  # fmt: skip
+    """Run lines by query id, and the counts. Scores are log-probabilities of the softmax over all trained classes, nats."""
+    gallery = assigned.of_split("test")
+    rows = torch.tensor([int(tokens[0]) for tokens in gallery["tokens"]], device=media.device)
+    images = gallery["image_id"].tolist()
+    depth = min(settings.depth, len(images))
+    out: dict[int, list[tuple[str, float]]] = {}
+    for chosen in tqdm(_batches(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None):
+        prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
+        hidden, _ = model.hidden_states(prompts, media.expand(len(chosen), -1, -1, -1))
+        logits = model.atomic_head(hidden[:, -1])
+        scores, places = logits.log_softmax(-1)[:, rows].topk(depth, dim=1)
+        for query, best, where in zip(chosen, scores.tolist(), places.tolist(), strict=True):
+            out[query] = [(images[place], score) for score, place in zip(best, where, strict=True)]
+    hypotheses = sum(map(len, out.values()))
+    counts = {"hypotheses": hypotheses, "invalid": 0, "duplicates": 0, "failed_queries": 0, "valid_rate": 1.0}
+    return {query_ids[i]: out[i] for i in range(len(prompt_ids))}, counts

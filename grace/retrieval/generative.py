@@ -1,0 +1,73 @@
+"""From captions to ranked images by generated identifiers: batches of beam search, leaves to images, counts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from grace.config import Retrieve
+from grace.identifiers.base import IdentifierTables
+from grace.retrieval.beam_search import Hypotheses, beam_search
+from grace.trie import Trie
+
+
+def generative_search(
+    model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
+    query_ids: list[str],
+) -> tuple[dict[str, list[tuple[str, float]]], dict]:  # fmt: skip
+    """Run lines by query id, and the counts of hypotheses.
+
+    Queries of one length are decoded together, so nothing is padded and a query's scores do not depend on its neighbours'
+    length. An image's score is the best of its identifiers' (`max`) or their sum in probability (`logsumexp`).
+    """
+    owners = defaultdict(set)
+    for tokens, image in zip(assigned.of_split("test")["tokens"], assigned.of_split("test")["image_id"], strict=True):
+        owners[tuple(map(int, tokens))].add(image)
+    most = max(np.bincount(trie.leaf_images.cpu().numpy()))
+    places = max(settings.beams, settings.depth) * min(int(most), 8)
+    found: dict[int, list[tuple[str, float]]] = {}
+    counts = {"hypotheses": 0, "invalid": 0, "duplicates": 0, "failed_queries": 0}
+    for chosen in tqdm(_batches(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None):
+        prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
+        best = beam_search(model, prompts, media, trie, settings.beams, places, settings.normalisation, assigned.levels)
+        for query, ranked in zip(chosen, _rank(best, trie, owners, settings, counts), strict=True):
+            found[query] = ranked
+    counts["valid_rate"] = 1 - counts["invalid"] / counts["hypotheses"] if counts["hypotheses"] else 0.0
+    return {query_ids[i]: found[i] for i in range(len(prompt_ids))}, counts
+
+
+def _batches(prompt_ids: list[list[int]], size: int) -> list[list[int]]:
+    """Indices of queries in batches of one length each."""
+    by_length = defaultdict(list)
+    for index, ids in enumerate(prompt_ids):
+        by_length[len(ids)].append(index)
+    return [group[start : start + size] for _, group in sorted(by_length.items()) for start in range(0, len(group), size)]
+
+
+def _rank(best: Hypotheses, trie: Trie, owners: dict, settings: Retrieve, counts: dict) -> list[list[tuple[str, float]]]:
+    """The top images of every query. Every hypothesis is checked against the identifier table, not against the trie."""
+    out = []
+    for leaves, scores, tokens in zip(best.leaves.tolist(), best.scores.tolist(), best.tokens.tolist(), strict=True):
+        images: dict[str, float] = {}
+        for leaf, score, path in zip(leaves, scores, tokens, strict=True):
+            if leaf < 0:
+                continue
+            counts["hypotheses"] += 1
+            identifier = tuple(token for token in path if token >= 0)[:-1]  # without the end token
+            here = set(trie.images_at_leaf(leaf))
+            if owners.get(identifier) != here:
+                counts["invalid"] += 1
+                continue
+            for image in sorted(here):
+                if image in images:
+                    counts["duplicates"] += 1
+                    images[image] = max(images[image], score) if settings.merge == "max" else float(np.logaddexp(images[image], score))
+                else:
+                    images[image] = score
+        counts["failed_queries"] += not images
+        out.append(sorted(images.items(), key=lambda pair: (-pair[1], pair[0]))[: settings.depth])
+    return out

@@ -1,0 +1,24 @@
+"""The stages in the order of the data flow: each is a rule, a command and a function of one name.
+
+The number is the stage's version. The workflow puts it into the rule's params, so raising it reruns the stage and what
+follows; an edit of the code alone reruns nothing. Raise it when a change of the code changes the stage's output.
+"""
+
+from __future__ import annotations
+
+STAGES: dict[str, int] = {
+    "dataset": 1,
+    "tokenizer": 1,
+    "tower": 1,
+    "encode": 1,
+    "captioner": 1,
+    "pseudo_queries": 1,
+    "identifiers": 1,
+    "trie": 1,
+    "train": 1,
+    "retrieve": 1,
+    "baseline": 1,
+    "evaluate": 1,
+    "metrics": 1,
+    "report": 1,
+}

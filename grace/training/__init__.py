@@ -1,0 +1,1 @@
+"""Training a Flamingo with DeepSpeed: one code path for the captioner and every scheme, for a CPU and for GPUs."""

@@ -1,0 +1,44 @@
+"""Training objectives: one function an objective, one line in `OBJECTIVES`.
+
+An objective maps (model, batch) to (sum of losses in nats, number of terms). The generation loss stands on the word `id`,
+the identifier tokens and the end token only; atomic is a softmax over all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grace.training.samples import Batch
+
+
+def media_of(model, batch: Batch) -> Tensor:
+    """Resampled images, one a sequence, [B, 1, N, C]; each different image of the batch (the pad image) is resampled once."""
+    return model.resample(batch.visual)[batch.image_of]
+
+
+def generation_loss(model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the supervised tokens (GRACE, eq. 1 and 2); the vocabulary head is applied to those alone."""
+    hidden, _ = model.hidden_states(batch.input_ids, media_of(model, batch), batch.attention_mask)
+    logits = model.head(hidden[batch.supervised]).float()
+    return F.cross_entropy(logits, batch.next_ids, reduction="sum"), torch.tensor(float(len(batch.next_ids)))
+
+
+def classification_loss(model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over all images, read at the last real token."""
+    hidden, _ = model.hidden_states(batch.input_ids, media_of(model, batch), batch.attention_mask)
+    last = hidden[torch.arange(len(hidden), device=hidden.device), batch.last]
+    return F.cross_entropy(model.atomic_head(last), batch.labels, reduction="sum"), torch.tensor(float(len(last)))
+
+
+OBJECTIVES: dict[str, Callable] = {
+    "caption": generation_loss,
+    "numeric": generation_loss,
+    "string": generation_loss,
+    "semantic": generation_loss,
+    "structured": generation_loss,
+    "atomic": classification_loss,
+}

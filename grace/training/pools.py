@@ -1,0 +1,93 @@
+"""What every scheme trains on: the pools of memorize and retrieve samples.
+
+- memorize: every train and test image with each of its identifiers.
+- retrieve: the gold captions of the train images, and the pseudo-queries of the gallery (test) images. No gold caption of
+  a val or test image is ever a sample.
+- caption (the captioner): the gold captions of the train images, with their images.
+
+A scheme's targets are identifier tokens and the end token; atomic has a class number instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from grace.data.tables import DatasetTables
+from grace.errors import GraceError
+from grace.files import read_table
+from grace.identifiers.base import IdentifierTables
+from grace.prompts import Prompts, check_lengths
+from grace.training.samples import PAD_IMAGE, Samples
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples of one kind and how many of them a step takes."""
+
+    kind: str  # "memorize", "retrieve", "pseudo", "caption"
+    samples: Samples
+    batch: int
+
+
+def scheme_pools(
+    tables: DatasetTables, identifiers: IdentifierTables, pseudo_queries: Path, prompts: Prompts,
+    memorize: int, retrieve: int, pseudo_share: float, limit: int | None,
+) -> list[Pool]:  # fmt: skip
+    """The pools of one scheme; batch sizes of zero leave a pool out."""
+    table = identifiers.table
+    row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
+    atomic = identifiers.scheme == "atomic"
+    pseudo = round(retrieve * pseudo_share)
+    pools = []
+    if memorize:
+        prompt = prompts.memorize(identifiers.scheme)
+        pools.append(_pool("memorize", [prompt] * len(table), table, row_of[table["image_id"]].to_numpy(), prompts, atomic, memorize))
+    if retrieve - pseudo:
+        pairs = tables.captions_of("train")[["image_id", "text"]]
+        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, retrieve - pseudo))
+    if pseudo:
+        pairs = read_table(pseudo_queries / "pseudo_queries.parquet", "pseudo-queries", ["image_id", "text"])
+        strangers = set(pairs["image_id"]) - set(tables.gallery["image_id"])
+        if strangers:
+            raise GraceError(f"pseudo-queries name images that are not in the gallery, such as {min(strangers)}")
+        pools.append(_text_pool("pseudo", pairs[["image_id", "text"]], table, prompts, atomic, pseudo))
+    for pool in pools:
+        check_lengths(pool.samples.lengths().tolist(), limit, f"{pool.kind} sample")
+        if not len(pool.samples):
+            raise GraceError(f"there are no {pool.kind} samples; set the batch size of that kind to 0")
+    return pools
+
+
+def caption_pools(tables: DatasetTables, prompts: Prompts, batch: int, limit: int | None) -> list[Pool]:
+    """The captioner's only pool."""
+    captions = tables.captions_of("train")
+    row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
+    targets = prompts.caption_targets(captions["text"].tolist())
+    rows = row_of[captions["image_id"]].to_numpy()
+    samples = Samples([prompts.caption()] * len(targets), targets, rows, np.empty(0, dtype=np.int64))
+    check_lengths(samples.lengths().tolist(), limit, "caption")
+    return [Pool("caption", samples, batch)]
+
+
+def _text_pool(kind: str, pairs: pd.DataFrame, table: pd.DataFrame, prompts: Prompts, atomic: bool, batch: int) -> Pool:
+    """Texts with every identifier of their image (semantic identifiers: not the text itself, which would be copied)."""
+    joined = pairs.merge(table[["image_id", "tokens", "text"]], on="image_id", suffixes=("", "_identifier"))
+    copies = joined["text"] == joined["text_identifier"]
+    single = joined.groupby("image_id")["text_identifier"].transform("nunique") == 1
+    joined = joined[~copies | single].reset_index(drop=True)
+    images = np.full(len(joined), PAD_IMAGE, dtype=np.int64)
+    return _pool(kind, prompts.retrieve(joined["text"].tolist()), joined, images, prompts, atomic, batch)
+
+
+def _pool(
+    kind: str, prompt_ids: list, table: pd.DataFrame, images: np.ndarray, prompts: Prompts, atomic: bool, batch: int
+) -> Pool:
+    if atomic:
+        labels = np.array([int(tokens[0]) for tokens in table["tokens"]], dtype=np.int64)
+        return Pool(kind, Samples(prompt_ids, [[] for _ in labels], images, labels), batch)
+    targets = prompts.identifier_targets(table["tokens"].tolist())
+    return Pool(kind, Samples(prompt_ids, targets, images, np.empty(0, dtype=np.int64)), batch)

@@ -1,0 +1,36 @@
+"""Reading DeepSpeed's state files without running anything in them.
+
+DeepSpeed calls `torch.load(..., weights_only=False)`. While this is in force every `torch.load` takes tensors, numbers and
+the few classes of DeepSpeed that its own states hold, and refuses everything else.
+"""
+
+from __future__ import annotations
+
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from grace.errors import GraceError
+
+
+@contextmanager
+def loading_tensors_only() -> Iterator[None]:
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    plain = torch.load
+
+    def careful(*args, **kwargs):
+        return plain(*args, **{**kwargs, "weights_only": True})
+
+    torch.load = careful
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
+            yield
+    except (torch.serialization.pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GraceError(f"the training state cannot be read ({first}); delete its folder to start anew") from None
+    finally:
+        torch.load = plain

@@ -1,0 +1,129 @@
+"""The stage `train`: one scheme of identifiers into one model; and `train_model`, which the captioner shares.
+
+Reads the dataset, tokenizer, embeddings, pseudo-queries and identifiers folders (and the captioner's, to start from it);
+writes a model folder: `model.safetensors`, `config.json`, tokenizer, `metrics.jsonl`, `tensorboard/`. The resumable state
+lives in its own folder, which is deleted when the model is complete: a rerun after a kill goes on, a forced rerun starts
+anew.
+
+    python -m grace train --scheme structured --seed 0 --dataset ... --output results/scenes/structured/seed0/model
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from grace.config import Atomic, Training
+from grace.config import Flamingo as FlamingoSettings
+from grace.data.tables import load_dataset
+from grace.embeddings import load_embeddings
+from grace.errors import GraceError
+from grace.files import need, read_json, replacing_folder
+from grace.identifiers.base import load_identifiers, read_tokenizer
+from grace.model.atomic_head import AtomicHead
+from grace.model.checkpoints import load_weights, read_config, save_model
+from grace.model.flamingo import GraceFlamingo, add_tokens, build
+from grace.prompts import Prompts
+from grace.provenance import provenance
+from grace.training.engine import is_first_process, train_model
+from grace.training.pools import scheme_pools
+from grace.training.state import TrainingState
+
+
+def train(
+    *,
+    scheme: str,
+    seed: int,
+    dataset: Path,
+    tokenizer: Path,
+    embeddings: Path,
+    pseudo_queries: Path,
+    identifiers: Path,
+    output: Path,
+    state: Path,
+    flamingo: FlamingoSettings,
+    training: Training,
+    atomic_head: Atomic,
+    start_from: Path | None = None,
+) -> None:
+    """Train `scheme` with `seed` and write the model folder `output`; resume from `state` if it holds an unfinished run."""
+    tables, words = load_dataset(dataset), read_tokenizer(tokenizer)
+    assigned = load_identifiers(identifiers)
+    if assigned.scheme != scheme:
+        raise GraceError(f"identifiers {identifiers} are of the scheme {assigned.scheme}, not {scheme}; name the right folder")
+    if training.start_from == "captioner" and start_from is None:
+        raise GraceError("train.start_from is captioner: name the captioner's folder with --start-from")
+    vectors = load_embeddings(embeddings, len(tables.images))
+    model = _start(flamingo, words, vectors.width, assigned.new_tokens, start_from, seed)
+    prompts = Prompts(words)
+    if scheme == "atomic":
+        _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
+    pools = scheme_pools(
+        tables, assigned, pseudo_queries, prompts, training.memorize_batch, training.retrieve_batch,
+        training.pseudo_query_share, model.max_length,
+    )  # fmt: skip
+    settings = {"flamingo": flamingo.model_dump(), "training": training.model_dump(), "atomic_head": atomic_head.model_dump()}
+    key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, start_from)
+    config = {
+        "scheme": scheme,
+        "seed": seed,
+        "flamingo": flamingo.model_dump(),
+        "visual_width": vectors.width,
+        "new_tokens": len(assigned.new_tokens),
+        "identifiers": assigned.fingerprint,
+        "classes": len(model.atomic_head.classes) if scheme == "atomic" else 0,
+        "class_width": int(vectors.vectors.shape[1]),
+    }
+    run(model, pools, scheme, seed, vectors, words, training, state, key, output, config)
+
+
+def run(model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:
+    """Train `model` and write the model folder; every process of a distributed run calls this."""
+    with TrainingState(state, key) as kept:
+        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept)
+        if is_first_process():
+            with replacing_folder(output) as folder:
+                save_model(folder, tensors, {**config, "provenance": provenance(training.model_dump())}, words)
+                kept.export_logs(folder)
+            kept.finish()
+
+
+def _start(flamingo, words, width, new_tokens, start_from: Path | None, seed: int) -> GraceFlamingo:
+    """The model before training: fresh, from a checkpoint, or the captioner's weights; identifier tokens added (defect 7)."""
+    model = build(flamingo, words, width, pretrained=start_from is None)
+    if start_from is not None:
+        if read_config(start_from)["flamingo"] != flamingo.model_dump():
+            raise GraceError(f"the model {start_from} has other flamingo settings than this run; train it again")
+        load_weights(start_from / "model.safetensors", model)
+    elif flamingo.checkpoint:
+        load_weights(Path(flamingo.checkpoint), model)
+    add_tokens(model, len(words) + len(new_tokens), seed)
+    return model
+
+
+def _add_atomic_head(model, assigned, tables, vectors, settings: Atomic, seed: int) -> None:
+    """Give the model its class matrix, started as the image embeddings in the order of the class numbers."""
+    row_of = {image: row for row, image in enumerate(tables.images["image_id"])}
+    number = assigned.table["tokens"].map(lambda tokens: int(tokens[0]))
+    order = assigned.table.assign(number=number).drop_duplicates("number").sort_values("number")
+    if order["number"].tolist() != list(range(len(order))):
+        raise GraceError(f"identifiers {assigned.folder}: the class numbers are not 0 .. {len(order) - 1}; run identifiers again")
+    classes = torch.from_numpy(vectors.vectors[[row_of[image] for image in order["image_id"]]].copy())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = model.lang_encoder.get_input_embeddings().embedding_dim
+        model.atomic_head = AtomicHead(width, classes, settings.temperature, settings.train_class_matrix)
+
+
+def _fingerprint(settings: dict, scheme: str, seed: int, identifiers: str, embeddings: Path, start_from: Path | None) -> str:
+    """What a resumable state belongs to: another configuration or another input must not go on with it."""
+    said = json.dumps([settings, scheme, seed, identifiers, read_json(need(embeddings / "encode.json", "encode.json"))])
+    digest = hashlib.sha256(said.encode())
+    for path in (embeddings / "image_embeddings.npy", start_from and start_from / "model.safetensors"):
+        if path:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

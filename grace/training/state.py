@@ -1,0 +1,93 @@
+"""The resumable state of a training run, in a folder of its own outside the declared outputs.
+
+`key.json` names the configuration and inputs that the state belongs to; a state of another key is thrown away, with a line
+that says so. `latest` (written last, by DeepSpeed) names the newest complete state. `metrics.jsonl` and `tensorboard/` grow
+here and move into the model folder at the end. A lock keeps a second trainer out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from grace.errors import GraceError
+from grace.files import read_json, write_json
+
+
+class TrainingState:
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self._finished = False
+
+    def __enter__(self) -> TrainingState:
+        from grace.training.engine import is_first_process, wait_for_all
+
+        if is_first_process():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "a", encoding="utf-8")  # held open as long as the run lasts
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise GraceError(
+                    f"another trainer is at work on {self.folder}; wait for it, or end it before you start another"
+                ) from None
+            self._claim()
+        wait_for_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._finished:
+            shutil.rmtree(self.folder)
+        if hasattr(self, "_lock"):
+            self._lock.close()
+
+    def _claim(self) -> None:
+        path = self.folder / "key.json"
+        if path.exists() and read_json(path, "key of the training state")["key"] == self.key:
+            return
+        left = [entry for entry in self.folder.iterdir() if entry.name != "lock"]
+        if left:
+            print(f"the state in {self.folder} is of other settings or inputs; training starts anew", flush=True)
+        for entry in left:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        write_json(path, {"key": self.key})
+
+    def latest(self) -> str | None:
+        """The tag of the newest complete state."""
+        path = self.folder / "latest"
+        return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+    def keep_only(self, tag: str) -> None:
+        """Delete older states."""
+        for entry in self.folder.glob("step*"):
+            if entry.name != tag:
+                shutil.rmtree(entry)
+
+    def metrics_until(self, step: int) -> None:
+        """Drop lines of metrics.jsonl after `step`: the resumed run writes them again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    def log(self, line: dict[str, Any]) -> None:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def export_logs(self, folder: Path) -> None:
+        shutil.copy(self.folder / "metrics.jsonl", folder / "metrics.jsonl")
+        shutil.copytree(self.folder / "tensorboard", folder / "tensorboard")
+
+    def finish(self) -> None:
+        """The model is written: the state goes when the run leaves."""
+        self._finished = True
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # a line that a kill cut short
+        return float("inf")

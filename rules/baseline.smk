@@ -1,0 +1,26 @@
+# Stage baseline: the dual encoder with FAISS flat search, on the same queries.
+rule baseline:
+    input:
+        dataset=rules.dataset.output,
+        embeddings=rules.encode.output,
+        tower=rules.tower.output,
+    output:
+        run=f"{DATA}/baseline/run.trec",
+        retrieval=f"{DATA}/baseline/retrieval.json",
+    log:
+        f"{LOGS}/baseline/retrieve.log",
+    benchmark:
+        f"{TIMES}/baseline/baseline.tsv"
+    params:
+        folder=f"{DATA}/baseline",
+        settings=part(CONFIG.retrieve, "depth", "batch_size"),
+        stage_version=STAGES["baseline"],
+    threads: 1
+    resources:
+        mem_mb=4000,
+        gpu=GPU,
+    conda:
+        "../envs/infer.yaml"
+    shell:
+        "python -m grace baseline --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
+        " --output {params.folder:q} --settings {params.settings:q} > {log:q} 2>&1"

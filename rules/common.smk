@@ -1,0 +1,60 @@
+# What all rules share: the checked configuration, the slices that the stages read, the guessable paths.
+import json
+import os
+import shlex
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+sys.path.insert(0, workflow.basedir)
+
+from grace.config import SCHEMES, Config, parse
+from grace.errors import GraceError
+from grace.stages import STAGES
+
+try:
+    CONFIG = parse(Config, config, "configuration")
+except GraceError as error:
+    raise WorkflowError(str(error)) from None
+validate(config, "../config/schema.json", set_default=False)
+
+# Jobs import the package from the repository, whatever the working directory is. Without GPUs in the configuration a job
+# sees none.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    dict.fromkeys([workflow.basedir, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+)
+if CONFIG.resources.gpus == 0:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+OUTPUT = CONFIG.output
+DATA = f"{OUTPUT}/{CONFIG.dataset.name}"
+RUN = f"{DATA}/{{scheme}}/seed{{seed}}"
+LOGS = f"{OUTPUT}/logs/{CONFIG.dataset.name}"
+TIMES = f"{OUTPUT}/benchmarks/{CONFIG.dataset.name}"
+SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes for seed in CONFIG.seeds]
+THREADS = CONFIG.resources.train_threads
+ALONE = CONFIG.resources.solo_threads
+GPU = CONFIG.resources.gpus
+LAUNCH = (
+    "python -m grace"
+    if CONFIG.resources.processes == 1
+    else f"python -m torch.distributed.run --standalone --nproc-per-node {CONFIG.resources.processes} -m grace"
+)
+
+
+wildcard_constraints:
+    scheme="|".join(SCHEMES),
+    seed=r"\d+",
+    system=r"baseline|[a-z]+/seed\d+",
+
+
+def as_json(**sections):
+    """One line of JSON: a section of the configuration, or several by name."""
+    dumped = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    return json.dumps(dumped["section"] if "section" in dumped else dumped, sort_keys=True)
+
+
+def part(section, *names):
+    """One line of JSON: only these keys of a section, for a stage that reads no others."""
+    return json.dumps(section.model_dump(mode="json", include=set(names)), sort_keys=True)

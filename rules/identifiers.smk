@@ -1,0 +1,43 @@
+# Stages identifiers and trie, for every scheme and seed.
+rule identifiers:
+    input:
+        dataset=rules.dataset.output,
+        tokenizer=rules.tokenizer.output,
+        embeddings=rules.encode.output,
+        pseudo_queries=rules.pseudo_queries.output,
+    output:
+        directory(f"{RUN}/identifiers"),
+    log:
+        f"{LOGS}/{{scheme}}/seed{{seed}}/identifiers.log",
+    benchmark:
+        f"{TIMES}/{{scheme}}/seed{{seed}}/identifiers.tsv"
+    params:
+        settings=as_json(section=CONFIG.identifiers),
+        stage_version=STAGES["identifiers"],
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
+        " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
+        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+
+
+rule trie:
+    input:
+        identifiers=rules.identifiers.output,
+        tokenizer=rules.tokenizer.output,
+    output:
+        f"{RUN}/trie.safetensors",
+    log:
+        f"{LOGS}/{{scheme}}/seed{{seed}}/trie.log",
+    benchmark:
+        f"{TIMES}/{{scheme}}/seed{{seed}}/trie.tsv"
+    params:
+        stage_version=STAGES["trie"],
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "python -m grace trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}"
+        " > {log:q} 2>&1"

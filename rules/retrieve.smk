@@ -1,0 +1,29 @@
+# Stage retrieve: test captions to a TREC run, under the trie.
+rule retrieve:
+    input:
+        dataset=rules.dataset.output,
+        embeddings=rules.encode.output,
+        identifiers=rules.identifiers.output,
+        trie=rules.trie.output,
+        model=rules.train.output,
+    output:
+        run=f"{RUN}/run.trec",
+        retrieval=f"{RUN}/retrieval.json",
+    log:
+        f"{LOGS}/{{scheme}}/seed{{seed}}/retrieve.log",
+    benchmark:
+        f"{TIMES}/{{scheme}}/seed{{seed}}/retrieve.tsv"
+    params:
+        folder=RUN,
+        settings=as_json(section=CONFIG.retrieve),
+        stage_version=STAGES["retrieve"],
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        gpu=GPU,
+    conda:
+        "../envs/infer.yaml"
+    shell:
+        "python -m grace retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
+        " --identifiers {input.identifiers:q} --trie {input.trie:q} --model {input.model:q} --output {params.folder:q}"
+        " --settings {params.settings:q} > {log:q} 2>&1"

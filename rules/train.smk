@@ -1,0 +1,40 @@
+# Stage train: one model a scheme and seed. A model that starts from the captioner has it as an input.
+CAPTIONER_FIRST = CONFIG.train.start_from == "captioner"
+
+
+rule train:
+    input:
+        dataset=rules.dataset.output,
+        tokenizer=rules.tokenizer.output,
+        embeddings=rules.encode.output,
+        pseudo_queries=rules.pseudo_queries.output,
+        identifiers=rules.identifiers.output,
+        start_from=rules.captioner.output if CAPTIONER_FIRST else [],
+    output:
+        directory(f"{RUN}/model"),
+    log:
+        f"{LOGS}/{{scheme}}/seed{{seed}}/train.log",
+    benchmark:
+        f"{TIMES}/{{scheme}}/seed{{seed}}/train.tsv"
+    params:
+        launch=LAUNCH,
+        # resumable state is no output: Snakemake deletes the outputs of a job that fails
+        state=f"{RUN}/training_state",
+        start_from="--start-from" if CAPTIONER_FIRST else "",
+        settings=lambda wildcards: as_json(
+            flamingo=CONFIG.flamingo,
+            training=CONFIG.train.for_scheme(wildcards.scheme),
+            atomic_head=CONFIG.train.atomic_head,
+        ),
+        stage_version=STAGES["train"],
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        gpu=GPU,
+    conda:
+        "../envs/train.yaml"
+    shell:
+        "{params.launch} train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
+        " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
+        " --identifiers {input.identifiers:q} {params.start_from} {input.start_from:q} --output {output:q}"
+        " --state {params.state:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -1,0 +1,290 @@
+"""The report page, made from tiny results: complete, closed to the network, and safe whatever the captions hold."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from grace.config import Config, Evaluate, Report
+from grace.data.tables import write_dataset
+from grace.errors import GraceError
+from grace.evaluation import evaluate, metrics
+from grace.files import write_json, write_table
+from grace.report import report
+from grace.report.gallery import SIDE, data_uri
+from grace.retrieval.runs import write_run
+
+HOSTILE = '<script src="https://evil.example/x.js">alert("1")</script> & a "quoted" caption'
+IMAGES = 16
+
+
+def make_results(folder, schemes=("atomic", "structured"), seeds=(0,)):
+    """Results of a run on 16 test pictures of one colour each: the baseline and `schemes`, some queries unanswered."""
+    results = folder / "results"
+    world = results / "scenes"
+    make_dataset(world / "dataset")
+    rng = np.random.default_rng(0)
+    curve(world / "tower/metrics.jsonl", "loss")
+    curve(world / "captioner/metrics.jsonl", "loss")
+    make_system(world / "baseline", world / "dataset", "baseline", None, rng)
+    places = [(scheme, seed) for scheme in schemes for seed in seeds]
+    for scheme, seed in places:
+        own = world / scheme / f"seed{seed}"
+        make_system(own, world / "dataset", scheme, seed, rng)
+        make_identifiers(own / "identifiers", scheme, seed)
+        curve(own / "model/metrics.jsonl", "loss", "loss_memorize", "loss_retrieve")
+    files = [world / "baseline/metrics.json", *(world / scheme / f"seed{seed}/metrics.json" for scheme, seed in places)]
+    metrics(files=files, output=results / "metrics.json")
+    benchmark(results / "benchmarks/scenes/tower.tsv", 187.4, "900.5")
+    benchmark(results / "benchmarks/scenes/atomic/seed0/train.tsv", 61.2, "1500.0")
+    benchmark(results / "benchmarks/scenes/dataset.tsv", 0.4, "-")
+    write_json(folder / "config.json", Config(schemes=schemes, seeds=seeds).model_dump(mode="json"))
+    return {"config": folder / "config.json", "results": results, "output": results / "report/index.html"}
+
+
+def make_dataset(dataset):
+    (dataset / "images").mkdir(parents=True)
+    names = [f"i{n}" for n in range(IMAGES)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (40, 40), (number * 15, 80, 200 - number * 10)).save(dataset / f"images/{name}.png")
+    images = pd.DataFrame({"image_id": [*names, "t"], "split": ["test"] * IMAGES + ["train"], "source_split": ""})
+    images["file"] = [f"{name}.png" for name in names] + ["i0.png"]
+    captions = images.loc[images.index.repeat(2), ["image_id", "split"]].reset_index(drop=True)
+    captions["caption_id"] = [f"c{n}" for n in captions.index]
+    captions["text"] = [HOSTILE if n < 6 else f"picture number {n}" for n in captions.index]
+    summary = {"name": "scenes", "source": "scenes", "images_dir": "images", "license": "drawn <here>"}
+    write_dataset(dataset, images, captions, summary)
+
+
+def make_system(own, dataset, scheme, seed, rng):
+    run = {}
+    for query in range(IMAGES * 2 - 1):  # the last query stays unanswered
+        others = [n for n in range(IMAGES) if n != query // 2]
+        docs = rng.permutation(others)[:9].tolist()
+        docs.insert(int(rng.choice([0, 0, 2, 7])), query // 2)
+        run[f"c{query}"] = [(f"i{doc}", -float(place)) for place, doc in enumerate(docs)]
+    write_run(own / "run.trec", run, scheme)
+    memorization = None if scheme == "baseline" else {"correct": 15, "images": 16, "rate": 15 / 16}
+    counts = {"hypotheses": 310, "invalid": 2, "duplicates": 1, "failed_queries": 1, "valid_rate": 308 / 310, "seconds": 4.0}
+    found = {"scheme": scheme, "seed": seed, "queries": IMAGES * 2, "beams": 10, "depth": 10, "memorization": memorization}
+    write_json(own / "retrieval.json", found | counts)
+    files = {"run": own / "run.trec", "retrieval": own / "retrieval.json", "output": own / "metrics.json"}
+    other = None if scheme == "baseline" else own.parent.parent / "baseline/run.trec"
+    evaluate(dataset=dataset, **files, baseline=other, settings=Evaluate(resamples=50))
+
+
+def make_identifiers(folder, scheme, seed):
+    level = {"level": 0, "nodes": 1, "min": 16, "median": 16.0, "max": 16}
+    found = {
+        "scheme": scheme, "seed": seed, "images": 17, "identifiers": 17, "lengths": {"3": 16, "2": 1}, "fan_out": [level],
+        "gallery_fan_out": [level], "duplicates": {"identifiers": 0, "images": 0}, "checks": ["identifiers are prefix-free"],
+    }  # fmt: skip
+    write_json(folder / "statistics.json", found)
+    ids = [f"i{n}" for n in range(IMAGES)]
+    table = pd.DataFrame({"image_id": ids, "split": "test", "tokens": [[n] for n in range(IMAGES)]})
+    write_table(folder / "identifiers.parquet", table.assign(text=[f"<s0_{n}>" for n in range(IMAGES)]))
+
+
+def curve(path, *names):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"step": step, "samples_per_second": 100.0} | dict.fromkeys(names, 5 / step) for step in range(1, 40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def benchmark(path, seconds, memory):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"s\th:m:s\tmax_rss\tmax_vms\tcpu_time\n{seconds}\t0:00:00\t{memory}\t-\t{seconds}\n")
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and ids of a page, and the text outside of style."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", "".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title", "desc"):
+            self.words.append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    arguments = make_results(tmp_path_factory.mktemp("report"))
+    report(**arguments, settings=Report(title="A <title> of ours", examples=4))
+    text = arguments["output"].read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_every_tag_is_closed_and_no_id_stands_twice(made):
+    page = made[1]
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {attributes["href"][1:] for _, attributes in page.tags if attributes.get("href", "").startswith("#")}
+    assert targets and targets <= set(ids)
+
+
+def test_the_page_asks_for_nothing(made):
+    text, page = made
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base")
+        for name in ("src", "href", "xlink:href", "srcset", "data", "poster", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/")), (tag, name, attributes[name][:60])
+        assert "url(" not in attributes.get("style", "").replace("url(#", "")
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in next(a["content"] for a in page.of("meta") if "http-equiv" in a)
+
+
+def test_texts_of_the_data_set_are_escaped(made):
+    text, page = made
+    assert "<script" not in text and "evil.example" in page.text
+    assert HOSTILE in page.text
+    assert page.of("title") and "A &lt;title&gt; of ours" in text and "drawn &lt;here&gt;" in text
+
+
+def test_numbers_setting_and_marks(made):
+    page = made[1]
+    for said in ("transductive corpus, unseen queries", "split test", "32 queries", "Gallery of 16 images", "R@1", "MRR@10"):
+        assert said in page.text
+    for system in ("baseline", "structured", "atomic"):
+        assert system in page.text
+    assert any("no significant difference" in a.get("aria-label", "") or "significantly" in a.get("aria-label", "") for a in page.of("span"))
+
+
+def test_the_table_says_what_metrics_json_says(tmp_path):
+    arguments = make_results(tmp_path, schemes=("atomic",))
+    report(**arguments, settings=Report(examples=0))
+    text = Page(arguments["output"].read_text()).text
+    for row in json.loads((arguments["results"] / "metrics.json").read_text()):
+        low, high = row["intervals"]["R@5"]
+        assert f"{100 * row['R@5']:.1f}" in text and f"{100 * low:.1f} to {100 * high:.1f}" in text
+    assert "93.8" in text and "99.4" in text  # memorized, valid
+    assert "Hits and misses" not in text
+
+
+def test_hits_and_misses_with_pictures(made):
+    text, page = made
+    assert text.count('<article class="example">') == 3 * (4 + 4)
+    pictures = page.of("img")
+    assert len(pictures) > 3 * 8 * 5
+    assert all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in pictures)
+    assert sum("the right picture" in a["alt"] for a in pictures) >= 3 * 4
+    assert "right picture at rank 1 ·" in page.text and re.search("right picture at rank [38] ·|not among the answers", page.text)
+    assert "<code title=\"&lt;s0_" in text
+
+
+def test_figures_follow_the_theme_and_are_described(made):
+    text, page = made
+    drawings = page.of("svg")
+    assert len(drawings) == 3 and all(a["role"] == "img" and a["aria-labelledby"] for a in drawings)
+    assert "var(--atomic)" in text and "var(--ink)" in text and "prefers-color-scheme: dark" in text
+    assert "#fe01" not in text and "DejaVu" not in text
+    inside = text[text.index("<svg") : text.rindex("</svg>")]
+    assert "retrieve" in inside and "memorize" in inside
+
+
+def test_stages_configuration_identifiers_and_versions(made):
+    page = made[1]
+    for said in ("3 min 07 s", "1.46 GB", "seed 0", "embedding_dim", "schemes:", "identifiers are prefix-free", "2 to 3, mean 2.9"):
+        assert said in page.text, said
+    assert "ir-measures" in page.text and "Processor" in page.text and "0.65 %" in page.text
+    scopes = [a.get("scope") for a in page.of("th")]
+    assert scopes and all(scopes)
+
+
+def test_the_configuration_on_the_page_reads_back(made):
+    pre = re.search(r"<pre[^>]*>(.*?)</pre>", made[0], re.DOTALL).group(1)
+    import html
+
+    assert Config.model_validate(yaml.safe_load(html.unescape(pre))).schemes == ("atomic", "structured")
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    arguments = make_results(tmp_path)
+    pages = []
+    for _ in range(2):
+        report(**arguments, settings=Report(examples=2))
+        pages.append(arguments["output"].read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_several_seeds_are_averaged_and_named(tmp_path):
+    arguments = make_results(tmp_path, schemes=("atomic",), seeds=(0, 1))
+    report(**arguments, settings=Report(examples=1))
+    text = Page(arguments["output"].read_text()).text
+    assert "Mean over seeds" in text and "atomic, seed 1" in text and "the first is shown" in text
+
+
+def test_missing_optional_pieces_are_said(tmp_path):
+    arguments = make_results(tmp_path)
+    world = arguments["results"] / "scenes"
+    for name in ("tower/metrics.jsonl", "atomic/seed0/model/metrics.jsonl", "structured/seed0/identifiers/statistics.json"):
+        (world / name).unlink()
+    for path in arguments["results"].glob("benchmarks/scenes/**/*.tsv"):
+        path.unlink()
+    report(**arguments, settings=Report(examples=0))
+    text = Page(arguments["output"].read_text()).text
+    assert "No training curve of the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
+    assert "No training curve of atomic" in text and "No training curve of structured" not in text
+    assert "identifiers/statistics.json is missing" in text and "No benchmark files were found" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics.json", None, "metrics file is missing"),
+        ("metrics.json", "[]", "holds no rows"),
+        ("metrics.json", '[{"dataset": "scenes"', "not valid JSON"),
+        ("scenes/atomic/seed0/run.trec", None, "run is missing"),
+        ("scenes/atomic/seed0/run.trec", "c0 Q0 i0 1 0.5 atomic\n", "another R@1 than metrics.json"),
+        ("scenes/baseline/retrieval.json", None, "retrieval report is missing"),
+        ("scenes/dataset/qrels.trec", None, "qrels is missing"),
+        ("scenes/dataset/images/i3.png", "no picture", "picture .*i3.png cannot be read"),
+        ("scenes/tower/metrics.jsonl", '{"step": 1}\n{"step"', "line 2 is not valid JSON"),
+        ("benchmarks/scenes/tower.tsv", "a\tb\n1\t2\n", "lacks the column s or max_rss"),
+    ],
+)
+def test_missing_or_broken_required_pieces_are_errors_without_a_page(tmp_path, name, content, said):
+    arguments = make_results(tmp_path)
+    path = arguments["results"] / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(GraceError, match=said):
+        report(**arguments, settings=Report(examples=16))
+    assert not arguments["output"].exists()
+
+
+def test_a_scheme_of_the_configuration_without_metrics_is_an_error(tmp_path):
+    arguments = make_results(tmp_path, schemes=("atomic",))
+    write_json(arguments["config"], Config(schemes=("atomic", "string")).model_dump(mode="json"))
+    with pytest.raises(GraceError, match="no row of string, seed 0"):
+        report(**arguments, settings=Report())
+
+
+def test_a_large_photograph_becomes_a_small_jpeg(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (600, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    uri = data_uri(tmp_path / "photo.png")
+    assert uri.startswith("data:image/jpeg;base64,") and len(uri) < 40_000
+    assert SIDE == 160
