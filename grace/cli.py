@@ -50,9 +50,9 @@ def _settings(model: type[Section], text: str) -> Any:
 @dataset_app.command("scenes")
 def scenes_command(output: Output, settings: Settings = "{}", name: str = "scenes") -> None:
     """Draw the built-in data set."""
-    from grace.data import dataset
+    from grace.data import source
 
-    dataset("scenes", output=output, settings=_settings(Scenes, settings), name=name)
+    source("scenes")(output=output, settings=_settings(Scenes, settings), name=name)
 
 
 @dataset_app.command("karpathy")
@@ -66,12 +66,12 @@ def karpathy_command(
 ) -> None:
     """Read a JSON file in Karpathy's format and check its images."""
     from grace.config import parse
-    from grace.data import dataset
+    from grace.data import source
 
     given = _settings(Karpathy, settings).model_dump()
     if restval is not None:
         given["restval"] = restval
-    dataset("karpathy", json_file=json, images=images, output=output, settings=parse(Karpathy, given, "--restval"), name=name)
+    source("karpathy")(json_file=json, images=images, output=output, settings=parse(Karpathy, given, "--restval"), name=name)
 
 
 @app.command("tokenizer")

@@ -12,7 +12,7 @@ rule baseline:
     benchmark:
         f"{TIMES}/baseline/baseline.tsv"
     params:
-        folder=f"{DATA}/baseline",
+        folder=lambda wildcards, output: os.path.dirname(output.run),
         settings=part(CONFIG.retrieve, "depth", "batch_size"),
         stage_version=STAGES["baseline"],
     threads: 1

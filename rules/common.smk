@@ -9,23 +9,23 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
-from grace.config import SCHEMES, Config, parse
+from grace.config import SCHEMES, Config
+from grace.config import parse as parse_config
 from grace.errors import GraceError
 from grace.stages import STAGES
 
 try:
-    CONFIG = parse(Config, config, "configuration")
+    CONFIG = parse_config(Config, config, "configuration")
 except GraceError as error:
     raise WorkflowError(str(error)) from None
 validate(config, "../config/schema.json", set_default=False)
 
 # Jobs import the package from the repository, whatever the working directory is. Without GPUs in the configuration a job
 # sees none.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    dict.fromkeys([workflow.basedir, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+shell.prefix(
+    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    + ("export CUDA_VISIBLE_DEVICES=; " if CONFIG.resources.gpus == 0 else "")
 )
-if CONFIG.resources.gpus == 0:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 OUTPUT = CONFIG.output
 DATA = f"{OUTPUT}/{CONFIG.dataset.name}"

@@ -21,6 +21,8 @@ if CONFIG.dataset.source == "karpathy":
         threads: 1
         resources:
             mem_mb=4000,
+        conda:
+            "../envs/infer.yaml"
         shell:
             "python -m grace dataset karpathy --json {input.json_file:q} --images {params.images:q} --name {params.name:q}"
             " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
@@ -41,6 +43,8 @@ else:
         threads: 1
         resources:
             mem_mb=2000,
+        conda:
+            "../envs/infer.yaml"
         shell:
             "python -m grace dataset scenes --name {params.name:q} --output {output:q} --settings {params.settings:q}"
             " > {log:q} 2>&1"

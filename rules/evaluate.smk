@@ -18,6 +18,8 @@ rule evaluate:
     threads: 1
     resources:
         mem_mb=2000,
+    conda:
+        "../envs/infer.yaml"
     shell:
         "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
         " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
@@ -37,5 +39,7 @@ rule metrics:
     threads: 1
     resources:
         mem_mb=1000,
+    conda:
+        "../envs/infer.yaml"
     shell:
         "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1"

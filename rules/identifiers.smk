@@ -17,6 +17,8 @@ rule identifiers:
     threads: 1
     resources:
         mem_mb=2000,
+    conda:
+        "../envs/infer.yaml"
     shell:
         "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
@@ -38,6 +40,8 @@ rule trie:
     threads: 1
     resources:
         mem_mb=2000,
+    conda:
+        "../envs/infer.yaml"
     shell:
         "python -m grace trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}"
         " > {log:q} 2>&1"

@@ -9,6 +9,8 @@ rule resolve:
     threads: 1
     resources:
         mem_mb=1000,
+    conda:
+        "../envs/infer.yaml"
     shell:
         "python -m grace resolve --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
 
@@ -26,12 +28,14 @@ rule report:
     log:
         f"{LOGS}/report.log",
     params:
-        results=OUTPUT,
+        results=lambda wildcards, input: os.path.dirname(input.metrics),
         settings=as_json(section=CONFIG.report),
         stage_version=STAGES["report"],
     threads: 1
     resources:
         mem_mb=2000,
+    conda:
+        "../envs/infer.yaml"
     shell:
         "python -m grace report --config {input.config:q} --results {params.results:q} --output {output:q}"
         " --settings {params.settings:q} > {log:q} 2>&1"

@@ -14,7 +14,7 @@ rule retrieve:
     benchmark:
         f"{TIMES}/{{scheme}}/seed{{seed}}/retrieve.tsv"
     params:
-        folder=RUN,
+        folder=lambda wildcards, output: os.path.dirname(output.run),
         settings=as_json(section=CONFIG.retrieve),
         stage_version=STAGES["retrieve"],
     threads: THREADS

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / "requirements" / "pins.toml"
 HEADER = "# Made by `python tools/pins.py --write` from requirements/pins.toml: edit that file.\n"
-ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model")}
+ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model", "tables")}
 RUN = ("grace", "model", "train", "tables", "workflow")
 
 

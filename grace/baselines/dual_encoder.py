@@ -4,8 +4,8 @@ Reads {d}/dataset/, {d}/embeddings/image_embeddings.npy and {d}/tower/, writes r
 
     python -m grace baseline --dataset DIR --embeddings DIR --tower DIR --output DIR --settings JSON
 
-The queries are the test captions, encoded by the text side of the tower; the gallery is the test images. Embeddings have
-length 1, so the inner product is the cosine.
+The queries are the test captions, encoded by the text side of the tower; the gallery is the test images. Embeddings
+have length 1, so the inner product is the cosine.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from grace.retrieval.runs import write_run
 TAG = "baseline"
 
 
-def baseline(
-    *, dataset: Path, embeddings: Path, tower: Path, output: Path, settings: Retrieve
-) -> dict[str, Any]:
+def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, settings: Retrieve) -> dict[str, Any]:
     """Search every test caption; write run.trec and retrieval.json into the folder `output`, return the latter.
 
     `settings.depth` images are kept of every query (all, if the gallery is smaller), `settings.batch_size` captions are
@@ -47,7 +45,8 @@ def baseline(
     queries_QD = encode_captions(captions["text"].tolist(), encoder.encode_text, settings.batch_size)
     if queries_QD.shape[1] != gallery_ND.shape[1]:
         raise GraceError(
-            f"tower {tower} makes text embeddings of {queries_QD.shape[1]} dimensions, the image embeddings in {embeddings} "
+            f"tower {tower} makes text embeddings of {queries_QD.shape[1]} dimensions, the image embeddings in "
+            f"{embeddings} "
             f"have {gallery_ND.shape[1]}; they come from different towers: encode the images again"
         )
     scores, rows = search(gallery_ND, queries_QD, settings.depth)
@@ -80,7 +79,8 @@ def baseline(
 
 
 def gallery_embeddings(tables: DatasetTables, embeddings: Path) -> np.ndarray:
-    """Return the embeddings of the test images, float32 [gallery, D], C-contiguous, in the order of `tables.gallery`."""
+    """Return the embeddings of the test images, float32 [gallery, D], C-contiguous, in the order of
+    `tables.gallery`."""
     path = Path(embeddings) / "image_embeddings.npy"
     all_ND = read_array(path, "image embeddings")
     if all_ND.ndim != 2 or len(all_ND) != len(tables.images):
@@ -94,7 +94,8 @@ def gallery_embeddings(tables: DatasetTables, embeddings: Path) -> np.ndarray:
 
 
 def encode_captions(texts: list[str], encode_text: Callable[[list[str]], Any], batch_size: int) -> np.ndarray:
-    """Encode `texts` in batches: float32 [texts, D], C-contiguous; `encode_text` returns torch tensors on any device."""
+    """Encode `texts` in batches: float32 [texts, D], C-contiguous; `encode_text` returns torch tensors on any
+    device."""
     parts = [
         np.asarray(encode_text(texts[start : start + batch_size]).detach().cpu(), dtype=np.float32)
         for start in range(0, len(texts), batch_size)
@@ -118,6 +119,7 @@ def _check_unit_length(rows_ND: np.ndarray, what: str) -> None:
     bad = ~(np.abs(length - 1) < 1e-2)
     if bad.any():
         raise GraceError(
-            f"{what}: row {bad.argmax()} has the length {length[bad.argmax()]:.4g} instead of 1; the cosine search needs "
+            f"{what}: row {bad.argmax()} has the length {length[bad.argmax()]:.4g} instead of 1; the cosine "
+            "search needs "
             "normalised embeddings, and nan means that the training of the tower diverged"
         )

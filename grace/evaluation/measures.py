@@ -24,8 +24,8 @@ IR_MEASURES_NAMES = {"Success@1": "R@1", "Success@5": "R@5", "Success@10": "R@10
 def per_query(qrels: pd.DataFrame, run: pd.DataFrame) -> pd.DataFrame:
     """Score every query of the qrels.
 
-    `qrels` has query_id, doc_id, relevance; `run` has query_id, doc_id, rank. Returns float64 columns `MEASURES`, fractions,
-    indexed by query_id in the order of the qrels.
+    `qrels` has query_id, doc_id, relevance; `run` has query_id, doc_id, rank. Returns float64 columns `MEASURES`,
+    fractions, indexed by query_id in the order of the qrels.
     """
     import ir_measures  # takes a second: not for every import of this module
 
@@ -47,7 +47,8 @@ def per_query(qrels: pd.DataFrame, run: pd.DataFrame) -> pd.DataFrame:
 
 
 def gold_images(qrels: pd.DataFrame) -> pd.Series:
-    """Return the one relevant doc_id of every query, indexed by query_id; `GraceError` if a query has none or several."""
+    """Return the one relevant doc_id of every query, indexed by query_id; `GraceError` if a query has none or
+    several."""
     relevant = qrels[qrels.relevance > 0]
     counts = relevant.query_id.value_counts()
     bad = next((query for query in qrels.query_id if counts.get(query, 0) != 1), None)
@@ -60,10 +61,13 @@ def gold_images(qrels: pd.DataFrame) -> pd.Series:
 
 
 def gold_ranks(qrels: pd.DataFrame, run: pd.DataFrame) -> pd.Series:
-    """Return the rank (int64, from 1) of every query's image, 0 where the run does not hold it, indexed as the qrels."""
+    """Return the rank (int64, from 1) of every query's image, 0 where the run does not hold it, indexed as the
+    qrels."""
     gold = gold_images(qrels)
     found = run.set_index(["query_id", "doc_id"])["rank"]
-    ranks = found.reindex(pd.MultiIndex.from_arrays([gold.index, gold.to_numpy()])).fillna(0).to_numpy().astype(np.int64)
+    ranks = (
+        found.reindex(pd.MultiIndex.from_arrays([gold.index, gold.to_numpy()])).fillna(0).to_numpy().astype(np.int64)
+    )
     return pd.Series(ranks, index=gold.index, name="rank")
 
 
@@ -79,6 +83,7 @@ def check_run(run: pd.DataFrame, qrels: pd.DataFrame, gallery: set[str], where: 
     if strange.any():
         row = run[strange].iloc[0]
         raise GraceError(
-            f"{where}: image {row.doc_id} (query {row.query_id}) is not in the gallery ({strange.sum()} such lines); the run "
+            f"{where}: image {row.doc_id} (query {row.query_id}) is not in the gallery ({strange.sum()} such "
+            "lines); the run "
             "belongs to another data set or split: make it again with the retrieve or baseline stage"
         )

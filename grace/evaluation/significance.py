@@ -19,10 +19,13 @@ CELLS = 4_000_000
 
 
 def cluster_sums(values_QM: np.ndarray, clusters_Q: Sequence[object] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Add up `values_QM` [queries, measures] within clusters: sums [clusters, measures] and sizes [clusters], float64."""
+    """Add up `values_QM` [queries, measures] within clusters: sums [clusters, measures] and sizes [clusters],
+    float64."""
     values_QM = np.asarray(values_QM, dtype=np.float64)
     if values_QM.ndim != 2 or len(values_QM) != len(clusters_Q) or not len(values_QM):
-        raise ValueError(f"{values_QM.shape} values and {len(clusters_Q)} clusters: need [queries, measures] and [queries]")
+        raise ValueError(
+            f"{values_QM.shape} values and {len(clusters_Q)} clusters: need [queries, measures] and [queries]"
+        )
     codes_Q = np.unique(np.asarray(clusters_Q).astype(str), return_inverse=True)[1]
     sizes_C = np.bincount(codes_Q).astype(np.float64)
     sums_CM = np.stack([np.bincount(codes_Q, weights=column) for column in values_QM.T], axis=1)
@@ -34,9 +37,9 @@ def bootstrap_intervals(
 ) -> np.ndarray:
     """Percentile bootstrap intervals of the mean over queries: float64 [measures, 2], low and high.
 
-    Each resample draws as many clusters as there are, with replacement, each with all its queries (cluster bootstrap; Davison
-    & Hinkley 1997, section 3.8), and takes the mean over the queries drawn. Differences of two systems may be given as
-    values. A measure on which every cluster agrees (all hits, all misses) has an interval of no width.
+    Each resample draws as many clusters as there are, with replacement, each with all its queries (cluster bootstrap;
+    Davison & Hinkley 1997, section 3.8), and takes the mean over the queries drawn. Differences of two systems may be
+    given as values. A measure on which every cluster agrees (all hits, all misses) has an interval of no width.
     """
     sums_CM, sizes_C = cluster_sums(values_QM, clusters_Q)
     rng = np.random.default_rng(seed)

@@ -47,17 +47,21 @@ def evaluate(
     gold = gold_images(qrels)
     if report["queries"] != len(gold):
         raise GraceError(
-            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels {dataset / 'qrels.trec'} {len(gold)}: "
+            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels "
+            f"{dataset / 'qrels.trec'} {len(gold)}: "
             "they belong to different runs; retrieve again"
         )
     if report.get("depth") is not None and report["depth"] < min(DEPTH, len(gallery)):
         raise GraceError(
-            f"retrieval report {retrieval}: only {report['depth']} images a query were kept, and R@{DEPTH} needs {DEPTH}; "
+            f"retrieval report {retrieval}: only {report['depth']} images a query were kept, and R@{DEPTH} "
+            f"needs {DEPTH}; "
             f"set retrieve.depth to {DEPTH} at least and retrieve again"
         )
     strange = gold[~gold.isin(gallery)]
     if len(strange):
-        raise GraceError(f"{dataset / 'qrels.trec'}: image {strange.iloc[0]} of query {strange.index[0]} is not in the gallery")
+        raise GraceError(
+            f"{dataset / 'qrels.trec'}: image {strange.iloc[0]} of query {strange.index[0]} is not in the gallery"
+        )
 
     own_run = _read_checked_run(run, qrels, gallery)
     values = per_query(qrels, own_run)
@@ -105,7 +109,9 @@ def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
     for file, row in zip(files, rows, strict=True):
         key = (row["dataset"], row["system"], row["seed"])
         if key in seen:
-            raise GraceError(f"metrics: {seen[key]} and {file} hold the same system ({key[0]}, {key[1]}, seed {key[2]})")
+            raise GraceError(
+                f"metrics: {seen[key]} and {file} hold the same system ({key[0]}, {key[1]}, seed {key[2]})"
+            )
         seen[key] = file
     write_json(output, rows)
     return rows

@@ -66,7 +66,8 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     ]
     if any(row["versus_baseline"] for row in rows):
         said.append(
-            f"vs. baseline: difference of R@1 in points and p of the paired permutation test, by image, uncorrected; * marks "
+            "vs. baseline: difference of R@1 in points and p of the paired permutation test, by image, "
+            "uncorrected; * marks "
             f"p < {1 - first['confidence']:.2g}."
         )
     return said
@@ -80,12 +81,15 @@ def _table(dataset: str, rows: list[dict[str, Any]]) -> Table:
     out.add_column("system")
     for name in MEASURES:
         out.add_column(name, justify="right")
-    for name in ("vs. base\nline", "memor-\nized", "valid"):
+    for name in ("vs. base\nline", "memor-\nised", "valid"):
         out.add_column(name, justify="right")
     for row in rows:
         out.add_row(
             label(row, rows).replace(", ", "\n"),
-            *(f"{percent(row[name])}\n{'-'.join(percent(bound) for bound in row['intervals'][name])}" for name in MEASURES),
+            *(
+                f"{percent(row[name])}\n{'-'.join(percent(bound) for bound in row['intervals'][name])}"
+                for name in MEASURES
+            ),
             _versus(row),
             percent(row["memorization"]),
             percent(row["valid_rate"]),

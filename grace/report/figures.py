@@ -26,12 +26,11 @@ from grace.evaluation.measures import MEASURES
 from grace.report.inputs import System, loss_columns
 
 # Placeholder colours: each stands for one CSS variable of template.html and for nothing else.
-PLACEHOLDERS = {
-    name: f"#fe01{place:02x}"
-    for place, name in enumerate(
-        ("ink", "muted", "line", "accent", "memorize", "retrieve", "baseline", "numeric", "string", "semantic", "structured", "atomic")
-    )
-}
+VARIABLES = (
+    *("ink", "muted", "line", "accent", "memorize", "retrieve"),
+    *("baseline", "numeric", "string", "semantic", "structured", "atomic"),
+)
+PLACEHOLDERS = {name: f"#fe01{place:02x}" for place, name in enumerate(VARIABLES)}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "grace",
@@ -60,6 +59,7 @@ def recall_figure(systems: Sequence[System]) -> Markup:
     """Dots with intervals: a panel a measure, a line a system; the dashed line is the baseline."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.15 + 0.36 * len(systems)), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.08)  # type: ignore[union-attr]
         axes = figure.subplots(1, len(MEASURES), sharey=True)
         places = np.arange(len(systems))[::-1]
         for axis, measure in zip(axes, MEASURES, strict=True):
@@ -67,25 +67,42 @@ def recall_figure(systems: Sequence[System]) -> Markup:
                 value = 100 * system.row[measure]
                 low, high = (100 * bound for bound in system.row["intervals"][measure])
                 shade = colour(system.name)
-                axis.plot([low, high], [place, place], color=shade, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
-                axis.plot([value], [place], marker="o", markersize=7, color=shade)
-                axis.annotate(f"{value:.1f}", (value, place), xytext=(0, 6.5), textcoords="offset points", ha="center", fontsize=8.5)
+                axis.plot(
+                    [low, high],
+                    [place, place],
+                    color=shade,
+                    linewidth=3,
+                    solid_capstyle="butt",
+                    alpha=0.45,
+                    clip_on=False,
+                )
+                axis.plot([value], [place], marker="o", markersize=7, color=shade, clip_on=False)
+                # Beside the interval: above the dot it would stand on the baseline's dashed line.
+                axis.annotate(
+                    f"{value:.1f}",
+                    (max(high, value), place),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                )
                 if system.is_baseline:
                     axis.axvline(value, color=colour("baseline"), linewidth=1, linestyle=(0, (4, 3)), zorder=0)
             axis.set_title(f"{measure}, %", loc="left", fontweight="bold")
-            axis.set_ylim(-0.6, len(systems) - 0.25)
+            axis.set_ylim(-0.6, len(systems) - 0.4)
             top = max(system.row["intervals"][measure][1] for system in systems)
-            axis.set_xlim(0, max(100 * top * 1.08, 1))
+            axis.set_xlim(0, max(100 * top * 1.25, 1))
             axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axis.grid(axis="x")
             axis.set_axisbelow(True)
             axis.spines["left"].set_visible(False)
-            axis.tick_params(length=0)
+            axis.tick_params(length=0, pad=7)
         axes[0].set_yticks(places, [system.label for system in systems])
         for tick in axes[0].get_yticklabels():
             tick.set_color(colour("ink"))
         said = "; ".join(
-            f"{system.label}: " + ", ".join(f"{name} {100 * system.row[name]:.1f}" for name in MEASURES) for system in systems
+            f"{system.label}: " + ", ".join(f"{name} {100 * system.row[name]:.1f}" for name in MEASURES)
+            for system in systems
         )
         return _svg(figure, "recall", "Recall of every system with its interval", f"In percent. {said}.")
 
@@ -95,6 +112,7 @@ def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
     columns = min(3, len(curves))
     lines = -(-len(curves) // columns)
     names = {"loss": "loss", "loss_memorize": "memorize", "loss_retrieve": "retrieve"}
+    dashes = {"loss_memorize": (0, (5, 1.5)), "loss_retrieve": (0, (1.5, 1.2))}
     shades = {"loss": "ink", "loss_memorize": "memorize", "loss_retrieve": "retrieve"}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * columns / 3 if columns > 1 else 5.2, 2.45 * lines), layout="constrained")
@@ -106,15 +124,15 @@ def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
                     curve[column],
                     color=colour(shades.get(column, "accent")),
                     linewidth=1.6 if column == "loss" else 1.3,
-                    linestyle="-" if column == "loss" else (0, (5, 1.5)) if column == "loss_memorize" else (0, (1.5, 1.2)),
+                    linestyle=dashes.get(column, "-"),
                     label=names.get(column, column.removeprefix("loss_")),
                 )
             axis.set_title(title, loc="left", fontweight="bold")
             axis.set_xlabel("step")
             axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axis.yaxis.set_major_locator(MaxNLocator(4))
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+            axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axis.grid(axis="y")
             axis.tick_params(length=0)
             if len(loss_columns(curve)) > 1:
@@ -133,17 +151,19 @@ def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
         figure = Figure(figsize=(max(WIDTH * columns / 5, 2.6), 1.9 * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
         for axis, (title, counts) in zip(grid, lengths.items(), strict=False):
-            axis.bar(list(counts), list(counts.values()), width=0.75, color=colour(title.split(",")[0]))
+            scheme = title.split(",")[0]  # "atomic, seed 1"
+            axis.bar(list(counts), list(counts.values()), width=0.75, color=colour(scheme))
             axis.set_title(title, loc="left", fontweight="bold")
             axis.set_xlabel("tokens")
-            axis.set_xlim(min(counts) - 1.5, max(counts) + 1.5)
+            axis.set_xlim(min(counts) - 1, max(counts) + 1)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             axis.tick_params(length=0)
         for axis in grid[len(lengths) :]:
             axis.set_visible(False)
         said = "; ".join(
-            f"{title}: {min(counts)} to {max(counts)} tokens, {sum(counts.values())} identifiers" for title, counts in lengths.items()
+            f"{title}: {min(counts)} to {max(counts)} tokens, {sum(counts.values())} identifiers"
+            for title, counts in lengths.items()
         )
         return _svg(figure, "lengths", "Number of identifiers by their length in tokens", f"{said}.")
 
@@ -151,7 +171,8 @@ def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
 def _ends(curve: pd.DataFrame) -> str:
     columns = loss_columns(curve)
     values = curve[columns[0]].dropna()
-    return f"{values.iloc[0]:.3g} at step {curve['step'].iloc[0]} to {values.iloc[-1]:.3g} at step {curve['step'].iloc[-1]}"
+    first, last = curve["step"].iloc[[0, -1]]
+    return f"{values.iloc[0]:.3g} at step {first} to {values.iloc[-1]:.3g} at step {last}"
 
 
 def _svg(figure: Figure, name: str, title: str, description: str) -> Markup:

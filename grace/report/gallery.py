@@ -1,7 +1,7 @@
 """Hits and misses with pictures: what was asked, what was wanted, what came.
 
-Part of `python -m grace report`; reads the pictures of the data set. Examples are drawn at random with a fixed seed, not
-chosen; pictures become small data URIs inside the page.
+Part of `python -m grace report`; reads the pictures of the data set. Examples are drawn at random with a fixed seed,
+not chosen; pictures become small data URIs inside the page.
 """
 
 from __future__ import annotations
@@ -92,7 +92,11 @@ def examples(inputs: Inputs, system: System, count: int, pictures: Pictures) -> 
     hit = system.ranks == 1
     drawn = [_draw(system.ranks.index[mask], inputs.gold, count, rng) for mask in (hit, ~hit)]
     wanted = set(drawn[0]) | set(drawn[1])
-    answers = system.run[system.run["query_id"].isin(wanted) & (system.run["rank"] <= SHOWN)].groupby("query_id")["doc_id"].agg(list)
+    answers = (
+        system.run[system.run["query_id"].isin(wanted) & (system.run["rank"] <= SHOWN)]
+        .groupby("query_id")["doc_id"]
+        .agg(list)
+    )
 
     def example(query_id: str) -> Example:
         gold = inputs.gold[query_id]

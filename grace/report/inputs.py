@@ -1,11 +1,11 @@
 """What the report reads from the results folder, checked and put side by side.
 
-Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/{tower,captioner}/metrics.jsonl,
-{d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/, model/metrics.jsonl}, and
-{results}/benchmarks/**.tsv (Snakemake's). Part of `python -m grace report`.
+Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/,
+{d}/{tower,captioner}/metrics.jsonl, {d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/,
+model/metrics.jsonl}, and {results}/benchmarks/**.tsv (Snakemake's). Part of `python -m grace report`.
 
-Metrics, runs and retrieval reports are required. Training curves, statistics of identifiers and benchmarks are optional:
-they are None where they are missing, and the page says so.
+Metrics, runs and retrieval reports are required. Training curves, statistics of identifiers and benchmarks are
+optional: they are None where they are missing, and the page says so.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def read_inputs(config: Config, results: Path) -> Inputs:
             if (scheme, seed) not in have:
                 raise GraceError(f"{metrics} has no row of {scheme}, seed {seed}; evaluate it and make the list again")
     if not any(row["system"] == BASELINE for row in rows):
-        raise GraceError(f"{metrics} has no row of the baseline of {config.dataset.name}; evaluate it and make the list again")
+        raise GraceError(
+            f"{metrics} has no row of the baseline of {config.dataset.name}; evaluate it and make the list again"
+        )
     return Inputs(
         config=config,
         dataset=dataset,
@@ -121,7 +123,8 @@ def _system(row: dict[str, Any], rows: list[dict[str, Any]], folder: Path, qrels
 
 
 def read_curve(path: Path) -> pd.DataFrame | None:
-    """Read a training log: step and every number logged, sorted by step, the last line of a step wins; None if missing."""
+    """Read a training log: step and every number logged, sorted by step, the last line of a step wins; None if
+    missing."""
     if not path.exists():
         return None
     lines = []
@@ -147,7 +150,8 @@ def loss_columns(curve: pd.DataFrame) -> list[str]:
 
 
 def read_benchmarks(folder: Path, dataset: str) -> pd.DataFrame | None:
-    """Read Snakemake's benchmark files of `dataset` and of the stages that all data sets share; None if there are none."""
+    """Read Snakemake's benchmark files of `dataset` and of the stages that all data sets share; None if there
+    are none."""
     rows = []
     for path in sorted(folder.rglob("*.tsv")):
         place = path.relative_to(folder).with_suffix("").parts

@@ -1,6 +1,7 @@
 """The stage `report`: everything that a run has made, on one HTML page that opens offline.
 
-Reads the whole configuration (JSON or YAML) and the results folder (see `grace.report.inputs`), writes report/index.html.
+Reads the whole configuration (JSON or YAML) and the results folder (see `grace.report.inputs`), writes
+report/index.html.
 
     python -m grace report --config FILE --results DIR --output FILE --settings JSON
 
@@ -20,9 +21,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from grace.config import Report, load
 from grace.errors import GraceError
 from grace.evaluation.measures import MEASURES
-from grace.evaluation.stage import SETTING
 from grace.files import replacing
-from grace.report import tables
+from grace.report import costs, tables
 from grace.report.figures import curves_figure, lengths_figure, recall_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
@@ -57,13 +57,15 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
     first = systems[0].row
     curves, missing_curves = training_curves(inputs)
     lengths = {
-        system.label: counts for system in systems if system.statistics and (counts := tables.lengths(system.statistics))
+        system.label: counts
+        for system in systems
+        if system.statistics and (counts := tables.lengths(system.statistics))
     }
-    stages, total = ([], {}) if inputs.benchmarks is None else tables.stage_rows(inputs.benchmarks)
+    stages, total = ([], {}) if inputs.benchmarks is None else costs.stage_rows(inputs.benchmarks)
     return {
         "title": settings.title,
         "headline": tables.headline(systems),
-        "setting": first["setting"] if "setting" in first else SETTING,
+        "setting": first["setting"],
         "queries": len(inputs.gold),
         "gallery": len(inputs.dataset.gallery),
         "dataset_name": inputs.dataset.summary["name"],
@@ -83,13 +85,15 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
         "curves_figure": curves_figure(curves) if curves else None,
         "missing_curves": missing_curves,
         "identifiers": tables.identifier_rows(systems),
+        "checks": tables.check_rows(systems),
         "lengths_figure": lengths_figure(lengths) if lengths else None,
         "retrieval": tables.retrieval_rows(systems),
+        "certified": any("certified" in system.retrieval for system in systems),
         "stages": stages,
         "total": total,
         "config": yaml.safe_dump(inputs.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),
-        "versions": tables.version_table(systems),
-        "machine": tables.machine(),
+        "versions": costs.version_table(systems),
+        "machine": costs.machine(),
     }
 
 
@@ -138,4 +142,6 @@ def _check_gallery(inputs: Inputs) -> None:
     for system in inputs.systems:
         strange = system.run.loc[~system.run["doc_id"].isin(known), "doc_id"]
         if len(strange):
-            raise GraceError(f"the run of {system.label} names image {strange.iloc[0]}, which is not in the gallery; retrieve again")
+            raise GraceError(
+                f"the run of {system.label} names image {strange.iloc[0]}, which is not in the gallery; retrieve again"
+            )

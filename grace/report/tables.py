@@ -1,17 +1,12 @@
 """The report's tables: numbers turned into the words that the page shows.
 
-Part of `python -m grace report`; reads nothing but its arguments. Every function returns plain lists and dictionaries of text
-and numbers; the template escapes them.
+Part of `python -m grace report`; reads nothing but its arguments. Every function returns plain lists and dictionaries
+of text and numbers; the template escapes them.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -19,13 +14,9 @@ import pandas as pd
 
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.table import p_text, percent
-from grace.provenance import versions
+from grace.report.costs import duration
 from grace.report.inputs import Inputs, System, loss_columns
 
-STAGES = (
-    *("dataset", "tokenizer", "tower", "encode", "captioner", "pseudo_queries", "baseline"),
-    *("identifiers", "trie", "train", "retrieve", "evaluate", "metrics", "report"),
-)
 RETRIEVAL_COUNTS = ("hypotheses", "invalid", "duplicates", "failed_queries")
 
 
@@ -73,7 +64,7 @@ def versus_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
                 {
                     "value": signed(found["difference"]),
                     "interval": f"{signed(low)} to {signed(high)}",
-                    "p": p_text(found["p_value"]),
+                    "p": _p_words(found["p_value"]),
                     "mark": _mark(found, system.row["confidence"]),
                 }
             )
@@ -90,7 +81,8 @@ def seed_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
             cells = [
                 {
                     "value": percent(mean(row[measure] for row in own)),
-                    "interval": f"{percent(min(row[measure] for row in own))} to {percent(max(row[measure] for row in own))}",
+                    "interval": f"{percent(min(row[measure] for row in own))} to "
+                    f"{percent(max(row[measure] for row in own))}",
                 }
                 for measure in MEASURES
             ]
@@ -116,10 +108,9 @@ def headline(systems: Sequence[System]) -> str:
     if versus is None:
         return text + "."
     if versus["p_value"] >= 1 - best.row["confidence"]:
-        return f"{text}. The difference is not significant (p = {versus['p_value']:.2f})."
+        return f"{text}. The difference is not significant ({_p_words(versus['p_value'])})."
     side = "above" if versus["difference"] > 0 else "below"
-    p_value = p_text(versus["p_value"])
-    return f"{text}, significantly {side} it (p {p_value if p_value.startswith('<') else '= ' + p_value})."
+    return f"{text}, significantly {side} it ({_p_words(versus['p_value'])})."
 
 
 def retrieval_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
@@ -138,7 +129,7 @@ def retrieval_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
                 "beams": whole(found.get("beams")),
                 "depth": whole(found.get("depth")),
                 "counts": [whole(found.get(name)) for name in RETRIEVAL_COUNTS],
-                "invalid_rate": "–" if not made or found.get("invalid") is None else f"{100 * found['invalid'] / made:.2g} %",
+                "invalid_rate": f"{100 * found['invalid'] / made:.2g} %" if made and found.get("invalid") else "",
                 "certified": f"{100 * certified:.1f} %" if isinstance(certified, float) else "–",
                 "seconds": "–" if seconds is None else duration(seconds),
                 "each": "–" if not queries or seconds is None else f"{1000 * seconds / queries:.1f} ms",
@@ -168,20 +159,34 @@ def identifier_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
                 "missing": False,
                 "images": whole(found.get("images")),
                 "identifiers": whole(found.get("identifiers")),
-                "lengths": f"{min(counts)} to {max(counts)}, mean {average:.1f}" if len(counts) > 1 else whole(min(counts, default=None)),
+                "lengths": f"{min(counts)} to {max(counts)}" if len(counts) > 1 else whole(min(counts, default=None)),
+                "mean": f"mean {average:.1f}" if len(counts) > 1 else "",
                 "fan_out": _fan_out(found.get("gallery_fan_out") or found.get("fan_out") or []),
                 "shared": whole(shared.get("identifiers")),
                 "ambiguous": whole(shared.get("images")),
-                "checks": [str(check) for check in found.get("checks", [])],
                 "example": _example(system),
             }
         )
     return rows
 
 
+def check_rows(systems: Sequence[System]) -> list[tuple[str, str]]:
+    """Every check that identifiers passed, once, with the systems whose identifiers did."""
+    labels: dict[str, list[str]] = {}
+    checked = [system for system in systems if system.statistics]
+    for system in checked:
+        for check in system.statistics.get("checks", []):  # type: ignore[union-attr]
+            labels.setdefault(str(check), []).append(system.label)
+    several = len(checked) > 1
+    return [(check, "all" if several and len(own) == len(checked) else ", ".join(own)) for check, own in labels.items()]
+
+
 def lengths(statistics: dict[str, Any]) -> dict[int, int]:
     """Identifiers by their number of tokens, ascending."""
-    return {int(length): int(count) for length, count in sorted(statistics.get("lengths", {}).items(), key=lambda pair: int(pair[0]))}
+    return {
+        int(length): int(count)
+        for length, count in sorted(statistics.get("lengths", {}).items(), key=lambda pair: int(pair[0]))
+    }
 
 
 def training_rows(curves: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
@@ -205,27 +210,6 @@ def training_rows(curves: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
     return rows
 
 
-def stage_rows(benchmarks: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Time and peak memory of every job in the order of the pipeline, and the total."""
-    place = {stage: number for number, stage in enumerate(STAGES)}
-    table = benchmarks.assign(place=benchmarks["stage"].map(place).fillna(len(STAGES)))
-    table = table.sort_values(["place", "where", "stage"], kind="stable")
-    longest = table["seconds"].max()
-    rows = [
-        {
-            "stage": row.stage,
-            "where": row.where,
-            "time": duration(row.seconds),
-            "share": round(100 * row.seconds / longest, 1) if longest > 0 else 0.0,
-            "cpu": duration(row.cpu_seconds),
-            "memory": memory(row.memory_mb),
-        }
-        for row in table.itertuples()
-    ]
-    total = {"time": duration(table["seconds"].sum()), "cpu": duration(table["cpu_seconds"].sum()), "memory": memory(table["memory_mb"].max())}
-    return rows, total
-
-
 def dataset_facts(inputs: Inputs) -> list[tuple[str, str]]:
     """What was searched and asked."""
     summary = inputs.dataset.summary
@@ -239,47 +223,6 @@ def dataset_facts(inputs: Inputs) -> list[tuple[str, str]]:
     return facts
 
 
-def version_table(systems: Sequence[System]) -> tuple[list[str], list[list[str]]]:
-    """Versions of the environments that worked: (columns, rows of package and versions).
-
-    A column is the environment that made the page, and each that wrote a retrieval report with other versions.
-    """
-    environments = {"this page": versions()}
-    for system in systems:
-        found = (system.retrieval.get("provenance") or {}).get("versions")
-        if found and found not in environments.values():
-            environments[f"retrieval, {system.label}"] = found
-    packages = list(dict.fromkeys(name for found in environments.values() for name in found))
-    return list(environments), [[name, *(found.get(name, "–") for found in environments.values())] for name in packages]
-
-
-def machine() -> list[tuple[str, str]]:
-    """The machine that makes the report."""
-    facts = [("System", platform.platform()), ("Processor", _processor()), ("Processor threads", str(os.cpu_count()))]
-    try:
-        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        facts.append(("Memory", f"{memory_bytes / 2**30:.0f} GiB"))
-    except (ValueError, OSError):
-        facts.append(("Memory", "unknown"))
-    facts.append(("GPUs", _gpus()))
-    return facts
-
-
-def duration(seconds: float) -> str:
-    if pd.isna(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def memory(megabytes: float) -> str:
-    if pd.isna(megabytes):
-        return "–"
-    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.2f} GB"
-
-
 def whole(value: float | int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
@@ -288,8 +231,13 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
+def _p_words(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_text(p_value)}"
+
+
 def _mark(versus: dict[str, Any] | None, confidence: float) -> str:
-    """above, below or same: the side of the baseline on which the system significantly stands; empty without a baseline."""
+    """above, below or same: the side of the baseline on which the system significantly stands; empty without a
+    baseline."""
     if versus is None:
         return ""
     if versus["p_value"] >= 1 - confidence:
@@ -310,25 +258,3 @@ def _example(system: System) -> str:
     if system.identifiers is None or system.identifiers.empty:
         return ""
     return str(system.identifiers["text"].iloc[-1])
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _gpus() -> str:
-    """Names of the GPUs as the driver tells them; torch is not asked: it takes seconds to load."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "none"
-    try:
-        done = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown (nvidia-smi did not answer)"
-    names = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    return ", ".join(names) if done.returncode == 0 and names else "none"

@@ -1,12 +1,12 @@
 """TREC runs and qrels: the only files between retrieval and evaluation.
 
-Reads and writes `run.trec` (`query_id Q0 doc_id rank score tag`) and reads `qrels.trec` (`query_id 0 doc_id relevance`);
-query_id = caption id, doc_id = image id. Made by `python -m grace retrieve` and `python -m grace baseline`, read by
-`python -m grace evaluate`.
+Reads and writes `run.trec` (`query_id Q0 doc_id rank score tag`) and reads `qrels.trec` (`query_id 0 doc_id
+relevance`); query_id = caption id, doc_id = image id. Made by `python -m grace retrieve` and `baseline`, read
+by `python -m grace evaluate`.
 
-Ties are broken here and nowhere else: by score (descending), then by doc_id (ascending). trec_eval keeps scores as 32-bit
-floats and orders equal ones by itself, so the scores written are 32-bit floats that fall strictly: a score that does
-not lie below its predecessor is lowered to the next representable 32-bit float below it.
+Ties are broken here and nowhere else: by score (descending), then by doc_id (ascending). trec_eval keeps scores as
+32-bit floats and orders equal ones by itself, so the scores written are 32-bit floats that fall strictly: a score
+that does not lie below its predecessor is lowered to the next representable 32-bit float below it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ QRELS_FORM = "query_id 0 doc_id relevance"
 def write_run(path: Path | str, rows: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
     """Write a TREC run: `rows` maps a query id to its (doc_id, score) pairs in any order.
 
-    Ranks count from 1 in the order of score (descending), then doc_id (ascending). A query with no pairs has no lines and
-    counts as a miss. Raises `GraceError` for an id or a tag with white space, a repeated doc_id of one query, and a score
-    that is not a finite 32-bit float.
+    Ranks count from 1 in the order of score (descending), then doc_id (ascending). A query with no pairs has no lines
+    and counts as a miss. Raises `GraceError` for an id or a tag with white space, a repeated doc_id of one query, and a
+    score that is not a finite 32-bit float.
     """
     ids = list(rows)
     _check_words(ids, "query id", path)
@@ -67,8 +67,8 @@ def write_run(path: Path | str, rows: Mapping[str, Sequence[tuple[str, float]]],
 
 
 def read_run(path: Path | str) -> pd.DataFrame:
-    """Read a TREC run: columns query_id (str), doc_id (str), rank (int64, from 1), score (float64), sorted by query (in the
-    file's order) and rank.
+    """Read a TREC run: columns query_id (str), doc_id (str), rank (int64, from 1), score (float64), sorted by query
+    (in the file's order) and rank.
 
     Raises `GraceError`, with the line number, for a line of another form, a repeated document, and a query whose ranks
     are not 1, 2, 3 ... or whose scores do not fall strictly with the rank (the order would then depend on the reader).
@@ -99,7 +99,8 @@ def read_run(path: Path | str) -> pd.DataFrame:
     if len(bad):
         row = bad.iloc[0]
         raise GraceError(
-            f"run {path}, line {row.line}: rank {row['rank']} of query {row.query_id} where {expected[bad.index[0]]} is "
+            f"run {path}, line {row.line}: rank {row['rank']} of query {row.query_id} where "
+            f"{expected[bad.index[0]]} is "
             "expected; ranks are 1, 2, 3 ... in every query"
         )
     score = table.score.to_numpy()
@@ -107,7 +108,8 @@ def read_run(path: Path | str) -> pd.DataFrame:
     if len(bad):
         row = bad.iloc[0]
         raise GraceError(
-            f"run {path}, line {row.line}: the score of rank {row['rank']} of query {row.query_id} is not below that of "
+            f"run {path}, line {row.line}: the score of rank {row['rank']} of query {row.query_id} is not below "
+            "that of "
             "the rank before it; break ties before writing a run (grace.retrieval.runs.write_run does)"
         )
     return table[["query_id", "doc_id", "rank", "score"]]
@@ -132,7 +134,8 @@ def read_qrels(path: Path | str) -> pd.DataFrame:
     if repeated.any():
         row = table.iloc[repeated.argmax()]
         raise GraceError(
-            f"qrels {path}, line {numbers[repeated.argmax()]}: query {row.query_id} and document {row.doc_id} stand twice"
+            f"qrels {path}, line {numbers[repeated.argmax()]}: query {row.query_id} and document {row.doc_id} "
+            "stand twice"
         )
     return table
 
@@ -155,7 +158,9 @@ def _places(same: np.ndarray) -> np.ndarray:
 def _check_words(words: object, what: str, path: Path | str) -> None:
     for word in words:  # type: ignore[attr-defined]
         if not isinstance(word, str) or word.split() != [word]:
-            raise GraceError(f"run {path}: {what} {word!r} is empty or holds white space, which a TREC file cannot keep")
+            raise GraceError(
+                f"run {path}: {what} {word!r} is empty or holds white space, which a TREC file cannot keep"
+            )
 
 
 def _read_fields(path: Path | str, what: str, width: int, form: str) -> tuple[list[list[str]], list[int]]:

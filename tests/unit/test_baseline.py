@@ -82,8 +82,15 @@ def test_the_run_is_evaluated_and_made_identically_again(world):
         baseline(**world.arguments, output=world.folder / name, settings=Retrieve())
     assert (world.folder / "one/run.trec").read_bytes() == (world.folder / "two/run.trec").read_bytes()
     files = {"run": world.folder / "one/run.trec", "retrieval": world.folder / "one/retrieval.json"}
-    row = evaluate(**files, dataset=world.arguments["dataset"], output=world.folder / "m.json", settings=Evaluate(resamples=50))
-    assert row["system"] == "baseline" and row["R@1"] > 0.5 and row["memorization"] is None and row["versus_baseline"] is None
+    row = evaluate(
+        **files, dataset=world.arguments["dataset"], output=world.folder / "m.json", settings=Evaluate(resamples=50)
+    )
+    assert (
+        row["system"] == "baseline"
+        and row["R@1"] > 0.5
+        and row["memorization"] is None
+        and row["versus_baseline"] is None
+    )
 
 
 def test_a_small_gallery_is_returned_whole():
@@ -100,7 +107,7 @@ def test_embeddings_of_another_data_set_are_refused(world):
 
 def test_a_tower_of_another_size_is_refused(world):
     np.save(world.folder / "embeddings/image_embeddings.npy", unit(np.random.default_rng(0), 60, 8))
-    with pytest.raises(GraceError, match="16 dimensions.*have 8"):
+    with pytest.raises(GraceError, match=r"16 dimensions.*have 8"):
         baseline(**world.arguments, output=world.folder / "out", settings=Retrieve())
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -113,7 +115,12 @@ def test_evaluate_writes_the_row(tmp_path):
     row = evaluate(**write_world(tmp_path, perfect), baseline=weak["run"])
     assert json.loads((tmp_path / "metrics.json").read_text()) == row
     assert (row["dataset"], row["system"], row["seed"], row["queries"]) == ("scenes", "atomic", 0, 24)
-    assert row["R@1"] == 1.0 and row["intervals"]["R@1"] == [1.0, 1.0] and row["memorization"] == 0.75 and row["valid_rate"] == 1.0
+    assert (
+        row["R@1"] == 1.0
+        and row["intervals"]["R@1"] == [1.0, 1.0]
+        and row["memorization"] == 0.75
+        and row["valid_rate"] == 1.0
+    )
     assert row["setting"] == "transductive corpus, unseen queries" and row["confidence"] == 0.95
     versus = row["versus_baseline"]["R@1"]
     assert versus["difference"] == pytest.approx(11 / 12)
@@ -129,7 +136,9 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
     evaluate(**world)
     assert (tmp_path / "metrics.json").read_bytes() == first
     other = write_world(tmp_path, half_right, images=40)
-    first, second = (evaluate(**other | {"settings": Evaluate(resamples=15, seed=seed)})["intervals"] for seed in (0, 1))
+    first, second = (
+        evaluate(**other | {"settings": Evaluate(resamples=15, seed=seed)})["intervals"] for seed in (0, 1)
+    )
     assert first != second
 
 
@@ -187,7 +196,9 @@ def test_metrics_and_table(tmp_path):
     lines = [line for line in text.splitlines() if line.strip()]
     systems = [line.split()[0] for line in lines if line.split()[0] in ("baseline", "structured", "atomic")]
     assert systems == ["baseline", "structured", "atomic"]
-    assert all(words in " ".join(text.split()) for words in ("transductive corpus, unseen queries", "24 queries", "Split test"))
+    assert all(
+        words in " ".join(text.split()) for words in ("transductive corpus, unseen queries", "24 queries", "Split test")
+    )
     assert "-100.0*" in text and "p 0.005" in text and "100.0-100.0" in text and "75.0" in text
 
 
@@ -212,3 +223,8 @@ def test_metrics_refuses_two_of_the_same_and_other_files(tmp_path):
 def test_read_back_what_the_stage_reads(tmp_path):
     world = write_world(tmp_path, perfect)
     assert len(read_qrels(world["dataset"] / "qrels.trec")) == len(read_run(world["run"])) == 24
+
+
+def test_evaluation_and_report_start_without_torch():
+    code = "import sys, grace.evaluation.table, grace.report, ir_measures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

@@ -1,5 +1,6 @@
 """The report page, made from tiny results: complete, closed to the network, and safe whatever the captions hold."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -70,8 +71,22 @@ def make_system(own, dataset, scheme, seed, rng):
         run[f"c{query}"] = [(f"i{doc}", -float(place)) for place, doc in enumerate(docs)]
     write_run(own / "run.trec", run, scheme)
     memorization = None if scheme == "baseline" else {"correct": 15, "images": 16, "rate": 15 / 16}
-    counts = {"hypotheses": 310, "invalid": 2, "duplicates": 1, "failed_queries": 1, "valid_rate": 308 / 310, "seconds": 4.0}
-    found = {"scheme": scheme, "seed": seed, "queries": IMAGES * 2, "beams": 10, "depth": 10, "memorization": memorization}
+    counts = {
+        "hypotheses": 310,
+        "invalid": 2,
+        "duplicates": 1,
+        "failed_queries": 1,
+        "valid_rate": 308 / 310,
+        "seconds": 4.0,
+    }
+    found = {
+        "scheme": scheme,
+        "seed": seed,
+        "queries": IMAGES * 2,
+        "beams": 10,
+        "depth": 10,
+        "memorization": memorization,
+    }
     write_json(own / "retrieval.json", found | counts)
     files = {"run": own / "run.trec", "retrieval": own / "retrieval.json", "output": own / "metrics.json"}
     other = None if scheme == "baseline" else own.parent.parent / "baseline/run.trec"
@@ -80,11 +95,9 @@ def make_system(own, dataset, scheme, seed, rng):
 
 def make_identifiers(folder, scheme, seed):
     level = {"level": 0, "nodes": 1, "min": 16, "median": 16.0, "max": 16}
-    found = {
-        "scheme": scheme, "seed": seed, "images": 17, "identifiers": 17, "lengths": {"3": 16, "2": 1}, "fan_out": [level],
-        "gallery_fan_out": [level], "duplicates": {"identifiers": 0, "images": 0}, "checks": ["identifiers are prefix-free"],
-    }  # fmt: skip
-    write_json(folder / "statistics.json", found)
+    found = {"scheme": scheme, "seed": seed, "images": 17, "identifiers": 17, "lengths": {"3": 16, "2": 1}}
+    found |= {"fan_out": [level], "gallery_fan_out": [level], "duplicates": {"identifiers": 0, "images": 0}}
+    write_json(folder / "statistics.json", found | {"checks": ["identifiers are prefix-free"]})
     ids = [f"i{n}" for n in range(IMAGES)]
     table = pd.DataFrame({"image_id": ids, "split": "test", "tokens": [[n] for n in range(IMAGES)]})
     write_table(folder / "identifiers.parquet", table.assign(text=[f"<s0_{n}>" for n in range(IMAGES)]))
@@ -166,11 +179,21 @@ def test_texts_of_the_data_set_are_escaped(made):
 
 def test_numbers_setting_and_marks(made):
     page = made[1]
-    for said in ("transductive corpus, unseen queries", "split test", "32 queries", "Gallery of 16 images", "R@1", "MRR@10"):
+    for said in (
+        "transductive corpus, unseen queries",
+        "split test",
+        "32 queries",
+        "Gallery of 16 images",
+        "R@1",
+        "MRR@10",
+    ):
         assert said in page.text
     for system in ("baseline", "structured", "atomic"):
         assert system in page.text
-    assert any("no significant difference" in a.get("aria-label", "") or "significantly" in a.get("aria-label", "") for a in page.of("span"))
+    assert any(
+        "no significant difference" in a.get("aria-label", "") or "significantly" in a.get("aria-label", "")
+        for a in page.of("span")
+    )
 
 
 def test_the_table_says_what_metrics_json_says(tmp_path):
@@ -191,8 +214,10 @@ def test_hits_and_misses_with_pictures(made):
     assert len(pictures) > 3 * 8 * 5
     assert all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in pictures)
     assert sum("the right picture" in a["alt"] for a in pictures) >= 3 * 4
-    assert "right picture at rank 1 ·" in page.text and re.search("right picture at rank [38] ·|not among the answers", page.text)
-    assert "<code title=\"&lt;s0_" in text
+    assert "right picture at rank 1 ·" in page.text and re.search(
+        "right picture at rank [38] ·|not among the answers", page.text
+    )
+    assert '<code title="&lt;s0_' in text
 
 
 def test_figures_follow_the_theme_and_are_described(made):
@@ -207,7 +232,16 @@ def test_figures_follow_the_theme_and_are_described(made):
 
 def test_stages_configuration_identifiers_and_versions(made):
     page = made[1]
-    for said in ("3 min 07 s", "1.46 GB", "seed 0", "embedding_dim", "schemes:", "identifiers are prefix-free", "2 to 3, mean 2.9"):
+    for said in (
+        "3 min 07 s",
+        "1.46 GB",
+        "seed 0",
+        "embedding_dim",
+        "schemes:",
+        "identifiers are prefix-free",
+        "2 to 3",
+        "mean 2.9",
+    ):
         assert said in page.text, said
     assert "ir-measures" in page.text and "Processor" in page.text and "0.65 %" in page.text
     scopes = [a.get("scope") for a in page.of("th")]
@@ -216,8 +250,6 @@ def test_stages_configuration_identifiers_and_versions(made):
 
 def test_the_configuration_on_the_page_reads_back(made):
     pre = re.search(r"<pre[^>]*>(.*?)</pre>", made[0], re.DOTALL).group(1)
-    import html
-
     assert Config.model_validate(yaml.safe_load(html.unescape(pre))).schemes == ("atomic", "structured")
 
 
@@ -234,13 +266,20 @@ def test_several_seeds_are_averaged_and_named(tmp_path):
     arguments = make_results(tmp_path, schemes=("atomic",), seeds=(0, 1))
     report(**arguments, settings=Report(examples=1))
     text = Page(arguments["output"].read_text()).text
+    rows = [row for row in json.loads((arguments["results"] / "metrics.json").read_text()) if row["system"] == "atomic"]
+    low, high = sorted(100 * row["MRR@10"] for row in rows)
+    assert f"{(low + high) / 2:.1f}{low:.1f} to {high:.1f}" in text
     assert "Mean over seeds" in text and "atomic, seed 1" in text and "the first is shown" in text
 
 
 def test_missing_optional_pieces_are_said(tmp_path):
     arguments = make_results(tmp_path)
     world = arguments["results"] / "scenes"
-    for name in ("tower/metrics.jsonl", "atomic/seed0/model/metrics.jsonl", "structured/seed0/identifiers/statistics.json"):
+    for name in (
+        "tower/metrics.jsonl",
+        "atomic/seed0/model/metrics.jsonl",
+        "structured/seed0/identifiers/statistics.json",
+    ):
         (world / name).unlink()
     for path in arguments["results"].glob("benchmarks/scenes/**/*.tsv"):
         path.unlink()

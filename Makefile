@@ -1,0 +1,57 @@
+# make run    the built-in data from nothing to the Recall table and results/report/index.html
+# make test   lint, unit and workflow tests
+# make clean  deletes .venv and results
+#
+# Both make .venv with the pinned packages of requirements/ first, once. PYTHON=..., CORES=... and pip's own PIP_* variables
+# are respected.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := run
+.PHONY: run test lint clean
+
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+  "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
+CORES ?= all
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONNOUSERSITE := 1
+# pytest on a machine of two cores: one process of tests each, one thread each
+TESTS ?= -n 2 --dist loadfile
+
+run: .venv/run.done
+	@snakemake --cores $(CORES)
+	output=$$(python -m grace config --get output)
+	echo
+	python -m grace table --metrics "$$output/metrics.json"
+	echo
+	echo "Report: $(CURDIR)/$$output/report/index.html"
+
+test: lint
+	@OMP_NUM_THREADS=1 python -m pytest $(TESTS)
+
+lint: .venv/test.done
+	@ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+	python -m grace config --check-made
+	python tools/pins.py --check
+
+clean:
+	rm -rf .venv results .snakemake
+
+.venv/run.done: requirements/run.txt requirements/no-deps.txt
+	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv \
+	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
+	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	touch $@
+
+.venv/test.done: .venv/run.done requirements/dev.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	touch $@
