@@ -35,7 +35,7 @@ lint: .venv/test.done
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
-	python -m grace config --check-made
+	python -m grace config --drift
 	python tools/pins.py --check
 
 clean:

@@ -7,7 +7,6 @@
 #   snakemake --cores all --use-conda                        the same in the environments of envs/
 from snakemake.utils import min_version
 
-
 min_version("9.27")
 
 

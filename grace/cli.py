@@ -35,6 +35,10 @@ Queries = Annotated[Path, typer.Option("--pseudo-queries", help="pseudo-queries 
 State = Annotated[Path, typer.Option(help="folder of the resumable state; it is deleted when training is complete")]
 Output = Annotated[Path, typer.Option(help="folder to write")]
 OutputFile = Annotated[Path, typer.Option("--output", help="file to write")]
+Trie = Annotated[Path, typer.Option(help="trie file (made by `trie`)")]
+Model = Annotated[Path, typer.Option(help="model folder (made by `train`)")]
+Run = Annotated[Path, typer.Option(help="TREC run of the system")]
+Retrieval = Annotated[Path, typer.Option(help="retrieval.json of the system")]
 Scheme = Annotated[str, typer.Option(help="numeric, string, semantic, structured or atomic")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training")]
 
@@ -176,7 +180,7 @@ def train_command(
 
 @app.command("retrieve")
 def retrieve_command(
-    dataset: Dataset, embeddings: Embeddings, identifiers: IdentifiersFolder, trie: Path, model: Path, output: Output,
+    dataset: Dataset, embeddings: Embeddings, identifiers: IdentifiersFolder, trie: Trie, model: Model, output: Output,
     settings: Settings = "{}",
 ) -> None:  # fmt: skip
     """Decode the test captions under the trie; write run.trec and retrieval.json."""
@@ -198,7 +202,7 @@ def baseline_command(dataset: Dataset, embeddings: Embeddings, tower: TowerFolde
 
 @app.command("evaluate")
 def evaluate_command(
-    dataset: Dataset, run: Path, retrieval: Path, output: OutputFile, baseline: Path | None = None, settings: Settings = "{}"
+    dataset: Dataset, run: Run, retrieval: Retrieval, output: OutputFile, baseline: Path | None = None, settings: Settings = "{}"
 ) -> None:
     """Measure one run: R@1/5/10 and MRR@10 with intervals, and the paired test against the baseline's run."""
     from grace.evaluation import evaluate
@@ -248,20 +252,27 @@ def table_command(metrics: Annotated[Path, typer.Option(help="results/metrics.js
 @app.command("config")
 def config_command(
     write: Annotated[bool, typer.Option("--write", help="write config.yaml and config/schema.json")] = False,
+    drift: Annotated[bool, typer.Option("--drift", help="fail if those two are not what --write would write")] = False,
     check: Annotated[Path | None, typer.Option(help="check a configuration file, laid over the defaults")] = None,
+    get: Annotated[str | None, typer.Option(help="print one key of config.yaml, such as train.steps")] = None,
 ) -> None:
-    """Make config.yaml and the JSON schema from the models, or check a configuration file."""
+    """Make config.yaml and its JSON schema from the models; check or read a configuration file."""
     from grace.config import load
-    from grace.config_export import write_all
+    from grace.config_export import drifted, value_of, write_all
 
     if check is not None:
         load(check)
         typer.echo(f"{check}: valid")
+    elif get is not None:
+        typer.echo(value_of(load(Path("config.yaml")), get))
+    elif drift:
+        if names := drifted(Path.cwd()):
+            raise GraceError(f"{', '.join(names)}: not what the models of grace/config.py say; run python -m grace config --write")
     elif write:
         for path in write_all(Path.cwd()):
             typer.echo(f"wrote {path}")
     else:
-        raise GraceError("name --write or --check FILE")
+        raise GraceError("config: name --write, --drift, --check FILE or --get KEY")
 
 
 def main() -> None:

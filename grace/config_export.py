@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from grace.config import Config
+from grace.errors import GraceError, did_you_mean
 from grace.files import replacing
 
 HEADER = """\
@@ -58,6 +59,19 @@ def drifted(root: Path) -> list[str]:
         for name, text in made_files().items()
         if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != text
     ]
+
+
+def value_of(config: Config, key: str) -> str:
+    """The value of a dotted key such as `train.steps`, as YAML writes it; an unknown key is a `GraceError`."""
+    found: Any = config
+    for name in key.split("."):
+        fields = type(found).model_fields if isinstance(found, BaseModel) else {}
+        if name not in fields:
+            raise GraceError(f"unknown key '{key}'{did_you_mean(name, fields)}")
+        found = getattr(found, name)
+    if isinstance(found, BaseModel):
+        return found.model_dump_json(indent=2)
+    return _scalar(found)
 
 
 def _section(section: BaseModel, depth: int) -> list[str]:

@@ -1,27 +1,27 @@
 # Stages captioner and pseudo_queries: captions of the gallery images, written by a model or read from a file.
 rule captioner:
     input:
-        dataset=rules.dataset.output,
-        tokenizer=rules.tokenizer.output,
-        embeddings=rules.encode.output,
+        dataset=rules.dataset.output[0],
+        tokenizer=rules.tokenizer.output[0],
+        embeddings=rules.encode.output[0],
     output:
         directory(f"{DATA}/captioner"),
     log:
         f"{LOGS}/captioner.log",
     benchmark:
         f"{TIMES}/captioner.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: ALONE
+    resources:
+        mem_mb=4000,
+        gpu=GPU,
     params:
         launch=LAUNCH,
         # resumable state is no output: Snakemake deletes the outputs of a job that fails
         state=f"{DATA}/captioner_state",
         settings=as_json(flamingo=CONFIG.flamingo, training=CONFIG.captioner),
         stage_version=STAGES["captioner"],
-    threads: ALONE
-    resources:
-        mem_mb=4000,
-        gpu=GPU,
-    conda:
-        "../envs/train.yaml"
     shell:
         "{params.launch} captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
         " --embeddings {input.embeddings:q} --output {output:q} --state {params.state:q} --settings {params.settings:q}"
@@ -32,24 +32,24 @@ if CONFIG.pseudo_queries.source == "captioner":
 
     rule pseudo_queries:
         input:
-            dataset=rules.dataset.output,
-            embeddings=rules.encode.output,
-            captioner=rules.captioner.output,
+            dataset=rules.dataset.output[0],
+            embeddings=rules.encode.output[0],
+            captioner=rules.captioner.output[0],
         output:
             directory(f"{DATA}/pseudo_queries"),
         log:
             f"{LOGS}/pseudo_queries.log",
         benchmark:
             f"{TIMES}/pseudo_queries.tsv"
-        params:
-            settings=as_json(section=CONFIG.pseudo_queries),
-            stage_version=STAGES["pseudo_queries"],
+        conda:
+            "../envs/infer.yaml"
         threads: ALONE
         resources:
             mem_mb=4000,
             gpu=GPU,
-        conda:
-            "../envs/infer.yaml"
+        params:
+            settings=as_json(section=CONFIG.pseudo_queries),
+            stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
             " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
@@ -58,7 +58,7 @@ else:
 
     rule pseudo_queries:
         input:
-            dataset=rules.dataset.output,
+            dataset=rules.dataset.output[0],
             file=CONFIG.pseudo_queries.file,
         output:
             directory(f"{DATA}/pseudo_queries"),
@@ -66,14 +66,14 @@ else:
             f"{LOGS}/pseudo_queries.log",
         benchmark:
             f"{TIMES}/pseudo_queries.tsv"
-        params:
-            settings=as_json(section=CONFIG.pseudo_queries),
-            stage_version=STAGES["pseudo_queries"],
+        conda:
+            "../envs/infer.yaml"
         threads: 1
         resources:
             mem_mb=2000,
-        conda:
-            "../envs/infer.yaml"
+        params:
+            settings=as_json(section=CONFIG.pseudo_queries),
+            stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
             " > {log:q} 2>&1"

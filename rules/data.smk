@@ -12,17 +12,17 @@ if CONFIG.dataset.source == "karpathy":
             f"{LOGS}/dataset.log",
         benchmark:
             f"{TIMES}/dataset.tsv"
+        conda:
+            "../envs/infer.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
         params:
             # a folder of photos is no input: its time stamp says nothing about the photos
             images=KARPATHY.images,
             name=CONFIG.dataset.name,
             settings=as_json(section=KARPATHY),
             stage_version=STAGES["dataset"],
-        threads: 1
-        resources:
-            mem_mb=4000,
-        conda:
-            "../envs/infer.yaml"
         shell:
             "python -m grace dataset karpathy --json {input.json_file:q} --images {params.images:q} --name {params.name:q}"
             " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
@@ -36,15 +36,15 @@ else:
             f"{LOGS}/dataset.log",
         benchmark:
             f"{TIMES}/dataset.tsv"
+        conda:
+            "../envs/infer.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
         params:
             name=CONFIG.dataset.name,
             settings=as_json(section=CONFIG.dataset.scenes),
             stage_version=STAGES["dataset"],
-        threads: 1
-        resources:
-            mem_mb=2000,
-        conda:
-            "../envs/infer.yaml"
         shell:
             "python -m grace dataset scenes --name {params.name:q} --output {output:q} --settings {params.settings:q}"
             " > {log:q} 2>&1"
@@ -52,21 +52,21 @@ else:
 
 rule tokenizer:
     input:
-        dataset=rules.dataset.output,
+        dataset=rules.dataset.output[0],
     output:
         directory(f"{DATA}/tokenizer"),
     log:
         f"{LOGS}/tokenizer.log",
     benchmark:
         f"{TIMES}/tokenizer.tsv"
-    params:
-        settings=as_json(section=CONFIG.flamingo),
-        stage_version=STAGES["tokenizer"],
+    conda:
+        "../envs/infer.yaml"
     threads: 1
     resources:
         mem_mb=2000,
-    conda:
-        "../envs/infer.yaml"
+    params:
+        settings=as_json(section=CONFIG.flamingo),
+        stage_version=STAGES["tokenizer"],
     shell:
         "python -m grace tokenizer --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
         " > {log:q} 2>&1"

@@ -1,7 +1,7 @@
 # Stages evaluate (one system's run, tested against the baseline's) and metrics (the rows of all systems).
 rule evaluate:
     input:
-        dataset=rules.dataset.output,
+        dataset=rules.dataset.output[0],
         run=f"{DATA}/{{system}}/run.trec",
         retrieval=f"{DATA}/{{system}}/retrieval.json",
         baseline=lambda wildcards: [] if wildcards.system == "baseline" else rules.baseline.output.run,
@@ -11,15 +11,15 @@ rule evaluate:
         f"{LOGS}/{{system}}/evaluate.log",
     benchmark:
         f"{TIMES}/{{system}}/evaluate.tsv"
+    conda:
+        "../envs/infer.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
     params:
         baseline=lambda wildcards: "" if wildcards.system == "baseline" else "--baseline",
         settings=as_json(section=CONFIG.evaluate),
         stage_version=STAGES["evaluate"],
-    threads: 1
-    resources:
-        mem_mb=2000,
-    conda:
-        "../envs/infer.yaml"
     shell:
         "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
         " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
@@ -34,12 +34,12 @@ rule metrics:
         f"{LOGS}/metrics.log",
     benchmark:
         f"{TIMES}/metrics.tsv"
-    params:
-        stage_version=STAGES["metrics"],
+    conda:
+        "../envs/infer.yaml"
     threads: 1
     resources:
         mem_mb=1000,
-    conda:
-        "../envs/infer.yaml"
+    params:
+        stage_version=STAGES["metrics"],
     shell:
         "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1"

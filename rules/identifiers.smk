@@ -1,24 +1,24 @@
 # Stages identifiers and trie, for every scheme and seed.
 rule identifiers:
     input:
-        dataset=rules.dataset.output,
-        tokenizer=rules.tokenizer.output,
-        embeddings=rules.encode.output,
-        pseudo_queries=rules.pseudo_queries.output,
+        dataset=rules.dataset.output[0],
+        tokenizer=rules.tokenizer.output[0],
+        embeddings=rules.encode.output[0],
+        pseudo_queries=rules.pseudo_queries.output[0],
     output:
         directory(f"{RUN}/identifiers"),
     log:
         f"{LOGS}/{{scheme}}/seed{{seed}}/identifiers.log",
     benchmark:
         f"{TIMES}/{{scheme}}/seed{{seed}}/identifiers.tsv"
-    params:
-        settings=as_json(section=CONFIG.identifiers),
-        stage_version=STAGES["identifiers"],
+    conda:
+        "../envs/infer.yaml"
     threads: 1
     resources:
         mem_mb=2000,
-    conda:
-        "../envs/infer.yaml"
+    params:
+        settings=as_json(section=CONFIG.identifiers),
+        stage_version=STAGES["identifiers"],
     shell:
         "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
@@ -27,21 +27,21 @@ rule identifiers:
 
 rule trie:
     input:
-        identifiers=rules.identifiers.output,
-        tokenizer=rules.tokenizer.output,
+        identifiers=rules.identifiers.output[0],
+        tokenizer=rules.tokenizer.output[0],
     output:
         f"{RUN}/trie.safetensors",
     log:
         f"{LOGS}/{{scheme}}/seed{{seed}}/trie.log",
     benchmark:
         f"{TIMES}/{{scheme}}/seed{{seed}}/trie.tsv"
-    params:
-        stage_version=STAGES["trie"],
+    conda:
+        "../envs/infer.yaml"
     threads: 1
     resources:
         mem_mb=2000,
-    conda:
-        "../envs/infer.yaml"
+    params:
+        stage_version=STAGES["trie"],
     shell:
         "python -m grace trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}"
         " > {log:q} 2>&1"

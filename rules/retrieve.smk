@@ -1,11 +1,11 @@
 # Stage retrieve: test captions to a TREC run, under the trie.
 rule retrieve:
     input:
-        dataset=rules.dataset.output,
-        embeddings=rules.encode.output,
-        identifiers=rules.identifiers.output,
-        trie=rules.trie.output,
-        model=rules.train.output,
+        dataset=rules.dataset.output[0],
+        embeddings=rules.encode.output[0],
+        identifiers=rules.identifiers.output[0],
+        trie=rules.trie.output[0],
+        model=rules.train.output[0],
     output:
         run=f"{RUN}/run.trec",
         retrieval=f"{RUN}/retrieval.json",
@@ -13,16 +13,16 @@ rule retrieve:
         f"{LOGS}/{{scheme}}/seed{{seed}}/retrieve.log",
     benchmark:
         f"{TIMES}/{{scheme}}/seed{{seed}}/retrieve.tsv"
-    params:
-        folder=lambda wildcards, output: os.path.dirname(output.run),
-        settings=as_json(section=CONFIG.retrieve),
-        stage_version=STAGES["retrieve"],
+    conda:
+        "../envs/infer.yaml"
     threads: THREADS
     resources:
         mem_mb=4000,
         gpu=GPU,
-    conda:
-        "../envs/infer.yaml"
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output.run),
+        settings=as_json(section=CONFIG.retrieve),
+        stage_version=STAGES["retrieve"],
     shell:
         "python -m grace retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
         " --identifiers {input.identifiers:q} --trie {input.trie:q} --model {input.model:q} --output {params.folder:q}"

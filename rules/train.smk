@@ -4,18 +4,24 @@ CAPTIONER_FIRST = CONFIG.train.start_from == "captioner"
 
 rule train:
     input:
-        dataset=rules.dataset.output,
-        tokenizer=rules.tokenizer.output,
-        embeddings=rules.encode.output,
-        pseudo_queries=rules.pseudo_queries.output,
-        identifiers=rules.identifiers.output,
-        start_from=rules.captioner.output if CAPTIONER_FIRST else [],
+        dataset=rules.dataset.output[0],
+        tokenizer=rules.tokenizer.output[0],
+        embeddings=rules.encode.output[0],
+        pseudo_queries=rules.pseudo_queries.output[0],
+        identifiers=rules.identifiers.output[0],
+        start_from=rules.captioner.output[0] if CAPTIONER_FIRST else [],
     output:
         directory(f"{RUN}/model"),
     log:
         f"{LOGS}/{{scheme}}/seed{{seed}}/train.log",
     benchmark:
         f"{TIMES}/{{scheme}}/seed{{seed}}/train.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        gpu=GPU,
     params:
         launch=LAUNCH,
         # resumable state is no output: Snakemake deletes the outputs of a job that fails
@@ -27,12 +33,6 @@ rule train:
             atomic_head=CONFIG.train.atomic_head,
         ),
         stage_version=STAGES["train"],
-    threads: THREADS
-    resources:
-        mem_mb=4000,
-        gpu=GPU,
-    conda:
-        "../envs/train.yaml"
     shell:
         "{params.launch} train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"

@@ -19,7 +19,7 @@ class AtomicHead(nn.Module):
         self.projection = nn.Linear(width, class_matrix_KD.shape[1], bias=False)
         self.train_classes = train_classes
         self.classes = nn.Parameter(class_matrix_KD.clone().float(), requires_grad=train_classes)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))  # DeepSpeed wants an axis
 
     def queries(self, hidden_BH: Tensor) -> Tensor:
         """Normalised query vectors, fp32 [B, D]."""

@@ -32,7 +32,7 @@ class ScratchDualEncoder:
     """A trained dual encoder with its tokenizer: what `open_tower` gives."""
 
     def __init__(self, model: DualEncoder, tokenizer: object, settings: ScratchTower) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.model, self.tokenizer, self.settings, self.seed = model, tokenizer, settings, settings.seed
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> tuple[Tensor, Tensor]:

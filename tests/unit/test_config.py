@@ -1,0 +1,107 @@
+"""The configuration: defaults, problems in words, slices, overlays merged the way Snakemake merges them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from grace.config import Config, Report, Training, load, parse, parse_settings
+from grace.errors import GraceError
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+def merged(*files: Path) -> dict:
+    """config.yaml with `files` laid over it, by Snakemake's own function."""
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for file in files:
+        update_config(values, yaml.safe_load(file.read_text()))
+    return values
+
+
+def test_the_defaults_of_the_models_are_valid():
+    assert Config().schemes == ("atomic", "structured")
+
+
+def test_overlays_are_found():
+    assert {"tiny.yaml", "scenes_full.yaml", "flickr30k.yaml", "flickr8k_sample.yaml"} <= {file.name for file in OVERLAYS}
+
+
+@pytest.mark.parametrize("file", OVERLAYS, ids=lambda file: file.stem)
+def test_every_overlay_is_valid_over_config_yaml(file):
+    config = parse(Config, merged(file), file.name)
+    assert config.output != "results", "an overlay with the default's folder would overwrite the default's table"
+
+
+def test_a_null_of_an_overlay_takes_back_a_schemes_own_value():
+    values = merged(ROOT / "config" / "flickr30k.yaml")
+    values["train"]["numeric"]["steps"] = 7
+    config = parse(Config, values, "test")
+    assert config.train.for_scheme("numeric").steps == 7
+    assert config.train.for_scheme("atomic").steps == config.train.steps
+
+
+def test_flickr30k_is_the_papers_setting():
+    config = parse(Config, merged(ROOT / "config" / "flickr30k.yaml"), "flickr30k")
+    train = config.train.for_scheme("structured")
+    assert (train.memorize_batch, train.retrieve_batch, train.zero_stage, train.precision) == (16, 48, 3, "bf16")
+    assert (train.learning_rate, train.schedule, train.warmup_steps, train.weight_decay) == (1e-4, "linear", 500, 0.1)
+    assert (config.identifiers.clusters, config.identifiers.leaf_size) == (30, 30)
+    assert (config.pseudo_queries.method, config.pseudo_queries.per_image) == ("beam", 5)
+    assert config.flamingo.cross_attention_every == 1 and config.retrieve.beams == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"retrive": {}}, "unknown key 'retrive'; did you mean 'retrieve'?"),
+        ({"train": {"step": 3}}, "unknown key 'train.step'; did you mean 'steps'?"),
+        ({"train": {"steps": 0}}, "train.steps: Input should be greater than 0 (got 0)"),
+        ({"schemes": ["atomik"]}, "schemes.0: Input should be 'numeric', 'string', 'semantic', 'structured' or 'atomic'"),
+        ({"schemes": []}, "schemes: name at least one scheme"),
+        ({"seeds": [1, 1]}, "each may stand only once"),
+        ({"dataset": {"source": "karpathy"}}, "json_file and images must be set"),
+        ({"tower": {"scratch": {"patch_size": 40}}}, "patch_size"),
+        ({"dataset": {"name": "my photos"}}, "dataset.name"),
+        (["a", "list"], "Input should be"),
+    ],
+)
+def test_a_problem_is_one_line_that_names_the_key(values, said):
+    with pytest.raises(GraceError) as problem:
+        parse(Config, values, "configuration")
+    assert said in str(problem.value) and str(problem.value).startswith("configuration: ")
+    assert "\n" not in str(problem.value)
+
+
+def test_several_problems_are_all_told():
+    with pytest.raises(GraceError, match=r"train\.steps.*retrieve\.beams"):
+        parse(Config, {"train": {"steps": -1}, "retrieve": {"beams": 0}}, "configuration")
+
+
+def test_scheme_settings_are_laid_over_train():
+    config = parse(Config, {"train": {"steps": 11, "learning_rate": 0.5, "atomic": {"steps": 3}}}, "test")
+    atomic, structured = config.train.for_scheme("atomic"), config.train.for_scheme("structured")
+    assert (atomic.steps, atomic.learning_rate, structured.steps) == (3, 0.5, 11)
+    assert type(atomic) is Training
+
+
+def test_settings_are_inline_json_or_a_file(tmp_path):
+    (tmp_path / "report.yaml").write_text("title: From a file\n")
+    assert parse_settings(Report, '{"title": "Inline"}', "--settings").title == "Inline"
+    assert parse_settings(Report, str(tmp_path / "report.yaml"), "--settings").title == "From a file"
+    with pytest.raises(GraceError, match="cannot read"):
+        parse_settings(Report, str(tmp_path / "none.yaml"), "--settings")
+    with pytest.raises(GraceError, match="not valid JSON or YAML"):
+        parse_settings(Report, '{"title": ', "--settings")
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "broken.yaml").write_text("train: [1, 2\n")
+    with pytest.raises(GraceError, match=r"broken\.yaml is not valid YAML"):
+        load(tmp_path / "broken.yaml")
+    with pytest.raises(GraceError, match=r"none\.yaml does not exist"):
+        load(tmp_path / "none.yaml")

@@ -1,0 +1,152 @@
+"""Trie-constrained beam search against brute force, and captions against a search without a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from grace.config import Flamingo, ScratchLanguageModel
+from grace.identifiers.base import read_tokenizer
+from grace.model.flamingo import build
+from grace.prompts import Prompts
+from grace.retrieval.beam_search import beam_search
+from grace.retrieval.captions import beam_captions, sample_captions
+from grace.trie import Trie
+
+SETTINGS = {"perceiver_latents": 4, "cross_attention_every": 1}
+
+
+@pytest.fixture(scope="module", params=["opt", "llama"])
+def parts(request, tokenizer_folder):
+    tokenizer = read_tokenizer(tokenizer_folder)
+    small = ScratchLanguageModel(architecture=request.param, width=32, layers=2, heads=2, max_length=96)
+    model = build(Flamingo(scratch=small, **SETTINGS), tokenizer, visual_width=16).eval()
+    with torch.no_grad():  # sharp enough that scores differ, so that the order is decided
+        for parameter in model.lang_encoder.parameters():
+            parameter.mul_(2.0)
+    return model, tokenizer
+
+
+def brute_force(model, prompt, media, sequences, normalisation="full", allowed=None) -> list[float]:
+    """Scores of whole sequences, one full forward pass each, without cache or trie."""
+    scores = []
+    for sequence in sequences:
+        ids = torch.tensor([[*prompt, *sequence]])
+        hidden, _ = model.hidden_states(ids, media)
+        logits = model.head(hidden[0, len(prompt) - 1 : -1]).float()
+        score = 0.0
+        for place, token in enumerate(sequence):
+            rows = logits[place]
+            if normalisation == "children":
+                keep = sorted({s[place] for s in sequences if s[:place] == sequence[:place] and len(s) > place})
+                score += (rows[token] - rows[keep].logsumexp(0)).item()
+            elif normalisation == "level":
+                score += (rows[token] - rows[allowed[place]].logsumexp(0)).item()
+            else:
+                score += rows.log_softmax(-1)[token].item()
+        scores.append(score)
+    return scores
+
+
+def random_set(rng, end: int, vocabulary: int, number: int) -> list[tuple[int, ...]]:
+    """Different sequences of 1 to 4 tokens out of few, each closed by the end token."""
+    tokens = rng.choice(vocabulary - 3, size=6, replace=False)
+    return sorted({(*map(int, rng.choice(tokens, size=rng.integers(1, 5))), end) for _ in range(number)})
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("normalisation", ["full", "children", "level"])
+@pytest.mark.parametrize("seed", range(3))
+def test_wide_search_equals_brute_force(parts, seed: int, normalisation: str) -> None:
+    model, tokenizer = parts
+    prompts, rng = Prompts(tokenizer), np.random.default_rng(seed)
+    sequences = random_set(rng, prompts.end, len(tokenizer), 30)
+    images = list(range(len(sequences)))
+    trie = Trie.build(sequences, images, [f"im{i}" for i in images])
+    levels = [sorted({s[d] for s in sequences if len(s) > d}) for d in range(trie.depth)]
+    media = model.resample(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(seed)))
+    prompt = prompts.retrieve(["two dogs run beside the river"])[0]
+    want = brute_force(model, prompt, media, sequences, normalisation, levels)
+    # More beams than leaves: the search is exhaustive.
+    found = beam_search(model, torch.tensor([prompt, prompt]), media, trie, 64, 64, normalisation, levels)
+    for query in range(2):
+        here = found.leaves[query] >= 0
+        assert int(here.sum()) == len(sequences)
+        got = {trie.images_at_leaf(leaf)[0]: score for leaf, score in zip(found.leaves[query].tolist(), found.scores[query].tolist(), strict=True) if leaf >= 0}
+        for image, score in zip(images, want, strict=True):
+            assert got[f"im{image}"] == pytest.approx(score, abs=1e-4)
+        paths = {tuple(t for t in path if t >= 0) for path in found.tokens[query][here].tolist()}
+        assert paths == set(sequences)
+        kept = found.scores[query][here]
+        assert bool((kept[:-1] >= kept[1:]).all())
+
+
+@torch.inference_mode()
+def test_defect_09_the_score_is_the_plain_sum(parts) -> None:
+    """No length penalty: a longer identifier is ranked by its sum, whatever its length."""
+    model, tokenizer = parts
+    prompts = Prompts(tokenizer)
+    sequences = [(5, prompts.end), (7, 8, 9, 10, prompts.end)]
+    trie = Trie.build(sequences, [0, 1], ["short", "long"])
+    media = model.resample(torch.zeros(1, 5, 16))
+    prompt = prompts.retrieve(["a man"])[0]
+    want = brute_force(model, prompt, media, sequences)
+    found = beam_search(model, torch.tensor([prompt]), media, trie, 4, 4)
+    got = [trie.images_at_leaf(leaf)[0] for leaf in found.leaves[0].tolist() if leaf >= 0]
+    assert got == [name for _, name in sorted(zip(want, ["short", "long"], strict=True), reverse=True)]
+    assert found.scores[0, :2].tolist() == pytest.approx(sorted(want, reverse=True), abs=1e-4)
+
+
+@torch.inference_mode()
+def test_one_leaf_and_few_beams(parts) -> None:
+    model, tokenizer = parts
+    prompts = Prompts(tokenizer)
+    trie = Trie.build([(4, 4, 4, prompts.end)], [0], ["only"])
+    media = model.resample(torch.zeros(1, 5, 16))
+    found = beam_search(model, torch.tensor(prompts.retrieve(["x"])), media, trie, 10, 10)
+    assert (found.leaves >= 0).sum() == 1 and found.leaves[0, 0] == 0
+
+
+@torch.inference_mode()
+def test_narrow_search_gives_true_scores(parts) -> None:
+    """With few beams the answers may be others, but each one's score is that of brute force."""
+    model, tokenizer = parts
+    prompts, rng = Prompts(tokenizer), np.random.default_rng(9)
+    sequences = random_set(rng, prompts.end, len(tokenizer), 40)
+    trie = Trie.build(sequences, list(range(len(sequences))), [str(i) for i in range(len(sequences))])
+    media = model.resample(torch.zeros(1, 5, 16))
+    prompt = prompts.retrieve(["a child"])[0]
+    want = brute_force(model, prompt, media, sequences)
+    found = beam_search(model, torch.tensor([prompt]), media, trie, 2, 5)
+    for leaf, score in zip(found.leaves[0].tolist(), found.scores[0].tolist(), strict=True):
+        if leaf >= 0:
+            assert score == pytest.approx(want[int(trie.images_at_leaf(leaf)[0])], abs=1e-4)
+
+
+@torch.inference_mode()
+def test_captions_are_seeded_and_scored_truly(parts) -> None:
+    model, tokenizer = parts
+    prompts = Prompts(tokenizer)
+    media = model.resample(torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(0)))
+    draw = [sample_captions(model, prompts, media, 1.0, 40, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert draw[0] == draw[1] != draw[2]
+    # As many beams as tokens: after two steps the best ended captions are those of all two-token captions.
+    wide = len(tokenizer)
+    best = beam_captions(model, prompts, media[:1], wide, 2)
+    ended = [[prompts.end], *([t, prompts.end] for t in range(wide) if t not in tokenizer.all_special_ids)]
+    want = sorted(brute_force_captions(model, prompts, media[:1], ended), reverse=True)
+    got = [score for _, _, score in best]
+    assert got and got == pytest.approx(want[: len(got)], abs=1e-3)
+
+
+def brute_force_captions(model, prompts, media, targets) -> list[float]:
+    barred = [t for t in prompts.tokenizer.all_special_ids if t != prompts.end]
+    scores = []
+    for target in targets:
+        ids = torch.tensor([[*prompts.caption(), *target]])
+        hidden, _ = model.hidden_states(ids, media)
+        logits = model.head(hidden[0, len(prompts.caption()) - 1 : -1]).float()
+        logits[:, barred] = float("-inf")
+        scores.append(logits.log_softmax(-1)[torch.arange(len(target)), target].sum().item())
+    return scores
