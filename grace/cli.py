@@ -6,6 +6,7 @@ user's error is one line on standard error and exit code 2.
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +46,9 @@ Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
 CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+# What the machine refuses is not a defect of ours: no permission, no space, a file where a folder should be.
+MACHINE_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 def _settings(model: type[Section], text: str) -> Any:
@@ -281,6 +285,11 @@ def main() -> None:
         app(standalone_mode=False)
     except GraceError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

@@ -144,7 +144,7 @@ class Training(Section):
     trainable: tuple[Literal["perceiver", "cross_attention", "language_model"], ...] = Field(
         ("perceiver", "cross_attention", "language_model"), description="parts that are trained; the vision tower never is"
     )
-    start_from: Literal["scratch", "captioner"] = Field("captioner", description="weights that a scheme starts from: the language model's own, or the captioner's")
+    start_from: Literal["scratch", "captioner", "atomic"] = Field("captioner", description="weights that a scheme starts from: the language model's own, the captioner's, or those of the atomic model of the same seed")
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     save_every: Positive = Field(200, description="steps between resumable states")
 
@@ -178,6 +178,7 @@ class Identifiers(Section):
     clusters: int = Field(14, ge=2, description="structured: clusters of every k-means level, k (the paper: 30)")
     leaf_size: int = Field(14, ge=1, description="structured: a cluster of at most this many images is a leaf, c (the paper: 30)")
     max_depth: int = Field(12, ge=1, description="structured: deepest k-means level; what is left there is cut into leaves in order")
+    align: bool = Field(True, description="structured: name the children of every cluster by one codebook a level, so that a symbol means about the same under every parent (the paper: false)")
     shuffle: bool = Field(True, description="numeric, string: shuffle the images with the seed first (unshuffled numbers copy the file's order)")
 
 
@@ -189,6 +190,7 @@ class SchemeTraining(Section):
     retrieve_batch: Count | None = Field(None, description="retrieve samples a step and process")
     pseudo_query_share: float | None = Field(None, ge=0, le=1, description="share of pseudo-queries among them")
     learning_rate: Rate | None = Field(None, description="AdamW peak learning rate")
+    start_from: Literal["scratch", "captioner", "atomic"] | None = Field(None, description="weights that the scheme starts from")
 
 
 class Atomic(Section):
@@ -282,6 +284,8 @@ class Config(Section):
             raise ValueError("dataset.karpathy: json_file and images must be set when dataset.source is karpathy")
         if self.tower.scratch.image_size % self.tower.scratch.patch_size:
             raise ValueError("tower.scratch: patch_size must divide image_size")
+        if self.train.for_scheme("atomic").start_from == "atomic":
+            raise ValueError("train.atomic.start_from: atomic cannot start from itself; set captioner or scratch")
         if self.pseudo_queries.source == "file" and not self.pseudo_queries.file:
             raise ValueError("pseudo_queries.file must be set when pseudo_queries.source is file")
         return self

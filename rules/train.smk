@@ -1,5 +1,10 @@
-# Stage train: one model a scheme and seed. A model that starts from the captioner has it as an input.
-CAPTIONER_FIRST = CONFIG.train.start_from == "captioner"
+# Stage train: one model a scheme and seed. A model that starts from another one's weights has that one as an input.
+def start_from(wildcards):
+    """The model folder that a scheme starts from, or none."""
+    choice = CONFIG.train.for_scheme(wildcards.scheme).start_from
+    if choice == "captioner":
+        return rules.captioner.output[0]
+    return f"{DATA}/atomic/seed{wildcards.seed}/model" if choice == "atomic" else []
 
 
 rule train:
@@ -26,7 +31,7 @@ rule train:
         launch=LAUNCH,
         # resumable state is no output: Snakemake deletes the outputs of a job that fails
         state=f"{RUN}/training_state",
-        start_from="--start-from" if CAPTIONER_FIRST else "",
+        start_from=lambda wildcards: "--start-from" if start_from(wildcards) else "",
         settings=lambda wildcards: as_json(
             flamingo=CONFIG.flamingo,
             training=CONFIG.train.for_scheme(wildcards.scheme),

@@ -5,15 +5,20 @@ says which. In a cluster of at most `leaf_size` images, a leaf, the last symbol 
 of a level is one new token, `<s{level}_{symbol}>`. A cluster that k-means cannot split (identical embeddings) or that
 lies at `max_depth` is cut in order into equal parts, and those again, until every part is a leaf: this always ends.
 
+With `align` a symbol means about the same under every parent: the children of each parent are matched one to one to a
+codebook of the level, k-means centres of all residuals (child centre minus parent centre) at that depth. The tree and the
+leaves are the same, only the names of siblings differ; a language model then learns a level once, not once a parent.
+
 Method: Tay et al., "Transformer Memory as a Differentiable Search Index", 2022; k = c = 30 in Li et al., ACL 2024.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import deque
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -24,7 +29,10 @@ from grace.identifiers.base import Assignment, Inputs
 def structured(inputs: Inputs) -> Assignment:
     """One identifier an image; new tokens are those of the symbols in use, by level and symbol."""
     settings = inputs.settings
-    paths = cluster_paths(inputs.embeddings, settings.clusters, settings.leaf_size, settings.max_depth, inputs.seed)
+    paths = cluster_paths(
+        inputs.embeddings, settings.clusters, settings.leaf_size, settings.max_depth, inputs.seed,
+        settings.align,
+    )
     depth = max(map(len, paths))
     used = [sorted({path[level] for path in paths if len(path) > level}) for level in range(depth)]
     names = [(level, symbol) for level, symbols in enumerate(used) for symbol in symbols]
@@ -37,28 +45,51 @@ def structured(inputs: Inputs) -> Assignment:
     )
 
 
-def cluster_paths(embeddings: np.ndarray, clusters: int, leaf_size: int, max_depth: int, seed: int) -> list[list[int]]:
+def cluster_paths(
+    embeddings: np.ndarray, clusters: int, leaf_size: int, max_depth: int, seed: int, align: bool = True
+) -> list[list[int]]:
     """Paths (symbols from level 0) of the rows of `embeddings`, float32 [n, D], all different and prefix-free.
 
-    Breadth first, so that the same seed draws the same k-means starts; on one thread, because the order of sums over
+    Level by level, so that the same seed draws the same k-means starts; on one thread, because the order of sums over
     threads may change the last bit of a centre.
     """
     generator = np.random.default_rng([seed, 2])
     paths: list[list[int]] = [[] for _ in range(len(embeddings))]
-    queue = deque([(np.arange(len(embeddings)), 0)])
+    parents, depth = [np.arange(len(embeddings))], 0
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters: seen below
-        while queue:
-            members, depth = queue.popleft()
-            if len(members) <= leaf_size:
-                parts = [members[place : place + 1] for place in range(len(members))]
-            else:
-                parts = _split(embeddings[members], members, clusters, depth < max_depth, generator)
-                queue.extend((part, depth + 1) for part in parts)
-            for symbol, part in enumerate(parts):
-                for member in part.tolist():
-                    paths[member].append(symbol)
+        while parents:
+            families, splits = [], []
+            for members in parents:
+                if len(members) <= leaf_size:
+                    parts = [members[place : place + 1] for place in range(len(members))]
+                else:
+                    parts = _split(embeddings[members], members, clusters, depth < max_depth, generator)
+                    splits.extend(parts)
+                families.append((members, parts))
+            symbols = _aligned(embeddings, families, generator) if align and len(families) > 1 else None
+            for number, (_, parts) in enumerate(families):
+                for place, part in enumerate(parts):
+                    for member in part.tolist():
+                        paths[member].append(place if symbols is None else symbols[number][place])
+            parents, depth = splits, depth + 1
     return paths
+
+
+def _aligned(
+    embeddings: np.ndarray, families: list[tuple[np.ndarray, list[np.ndarray]]], generator: np.random.Generator
+) -> list[list[int]]:
+    """A symbol for each child of each parent: the codeword that its residual is matched to, no two siblings alike."""
+    residuals = [
+        np.stack([embeddings[part].mean(0) for part in parts]) - embeddings[members].mean(0) for members, parts in families
+    ]
+    flat = np.concatenate(residuals)
+    size = max(len(parts) for _, parts in families)
+    seed = int(generator.integers(2**31))
+    if len(np.unique(flat, axis=0)) < size:  # identical embeddings: there is nothing to align
+        return [list(range(len(parts))) for _, parts in families]
+    codebook = KMeans(size, n_init=1, random_state=seed).fit(flat).cluster_centers_
+    return [linear_sum_assignment(cdist(children, codebook, "sqeuclidean"))[1].tolist() for children in residuals]
 
 
 def _split(

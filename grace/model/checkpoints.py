@@ -38,17 +38,17 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
 
 
-def load_weights(path: Path, model: nn.Module, may_lack: tuple[str, ...] = ()) -> None:
+def load_weights(path: Path, model: nn.Module, leave_out: tuple[str, ...] = ()) -> None:
     """Copy the tensors of a safetensors file into `model`, names and shapes strictly alike.
 
-    Names that start with one of `may_lack` may be missing from the file, nothing else may.
+    Tensors of the file whose names start with one of `leave_out` are left out, no others are.
     """
     need(path, "weights file")
     targets = unique_tensors(model)
     try:
         with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            missing = sorted(name for name in set(targets) - names if not name.startswith(may_lack or ("\0",)))
+            names = {name for name in file.keys() if not name.startswith(leave_out)}  # noqa: SIM118
+            missing = sorted(set(targets) - names)
             unexpected = sorted(names - set(targets))
             if missing or unexpected:
                 raise GraceError(

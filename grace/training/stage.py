@@ -54,8 +54,8 @@ def train(
     assigned = load_identifiers(identifiers)
     if assigned.scheme != scheme:
         raise GraceError(f"identifiers {identifiers} are of the scheme {assigned.scheme}, not {scheme}; name the right folder")
-    if training.start_from == "captioner" and start_from is None:
-        raise GraceError("train.start_from is captioner: name the captioner's folder with --start-from")
+    if training.start_from != "scratch" and start_from is None:
+        raise GraceError(f"train.start_from is {training.start_from}: name that model's folder with --start-from")
     vectors = load_embeddings(embeddings, len(tables.images))
     model = _start(flamingo, words, vectors.width, assigned.new_tokens, start_from, seed)
     prompts = Prompts(words)
@@ -97,7 +97,7 @@ def _start(flamingo, words, width, new_tokens, start_from: Path | None, seed: in
     if start_from is not None:
         if read_config(start_from)["flamingo"] != flamingo.model_dump():
             raise GraceError(f"the model {start_from} has other flamingo settings than this run; train it again")
-        load_weights(start_from / "model.safetensors", model)
+        load_weights(start_from / "model.safetensors", model, leave_out=("atomic_head.",))
     elif flamingo.checkpoint:
         load_weights(Path(flamingo.checkpoint), model)
     add_tokens(model, len(words) + len(new_tokens), seed)

@@ -1,0 +1,58 @@
+"""Running Snakemake on this repository in a folder of the test's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Workflow:
+    """Snakemake on config.yaml and overlays; everything is made in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def overlay(self, name: str, values: dict) -> str:
+        """Write an overlay; return its path."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return str(path)
+
+    def __call__(self, *arguments: str, overlays: tuple[str, ...] = (), cores: int = 2) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake", "--directory", str(self.folder), "--cores", str(cores), *arguments]
+        if overlays:
+            command += ["--configfile", *overlays]
+        # the jobs' `python` is the one that runs the tests
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
+
+    def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
+        """{rule: number of jobs} of a dry run, without the target rule `all`."""
+        done = self("-n", *arguments, overlays=overlays)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return jobs(done.stdout + done.stderr)
+
+
+def jobs(text: str) -> dict[str, int]:
+    """{rule: number of jobs} of Snakemake's table, without `all` and the total."""
+    table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", text, re.DOTALL)
+    if table is None:
+        assert "Nothing to be done" in text, text
+        return {}
+    found = {name: int(count) for name, count in (line.split() for line in table.group(1).splitlines())}
+    return {name: count for name, count in found.items() if name not in ("all", "total")}
+
+
+@pytest.fixture(scope="module")
+def workflow_in() -> Callable[[Path], Workflow]:
+    return Workflow

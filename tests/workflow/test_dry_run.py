@@ -1,0 +1,92 @@
+"""The plan that Snakemake makes of a configuration, and what it says of a wrong one. Nothing is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from grace.stages import STAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def workflow(workflow_in, tmp_path):
+    return workflow_in(tmp_path)
+
+
+def test_the_default_plan_has_every_stage(workflow):
+    schemes = yaml.safe_load((ROOT / "config.yaml").read_text())["schemes"]
+    plan = workflow.planned()
+    assert set(plan) == set(STAGES)
+    for stage in ("identifiers", "trie", "train", "retrieve"):
+        assert plan[stage] == len(schemes)
+    assert plan["evaluate"] == len(schemes) + 1
+    assert all(plan[stage] == 1 for stage in ("dataset", "tower", "encode", "captioner", "baseline", "report"))
+
+
+def test_schemes_and_seeds_multiply(workflow):
+    overlay = workflow.overlay("seeds", {"schemes": ["numeric", "string", "atomic"], "seeds": [0, 5]})
+    plan = workflow.planned(overlays=(overlay,))
+    assert (plan["train"], plan["retrieve"], plan["evaluate"], plan["captioner"]) == (6, 6, 7, 1)
+
+
+def test_until_a_stage(workflow):
+    assert set(workflow.planned("--until", "identifiers")) == {
+        *("dataset", "tokenizer", "tower", "encode", "captioner", "pseudo_queries", "identifiers"),
+    }
+    assert set(workflow.planned("data")) == {"dataset", "data"}
+
+
+def test_given_pseudo_queries_need_no_captioner(workflow):
+    (workflow.folder / "queries.jsonl").write_text("")
+    given = {"pseudo_queries": {"source": "file", "file": "queries.jsonl"}}
+    from_scratch = workflow.overlay("scratch", {**given, "train": {"start_from": "scratch"}})
+    from_captioner = workflow.overlay("captioner", {**given, "train": {"start_from": "captioner"}})
+    assert "captioner" not in workflow.planned(overlays=(from_scratch,))
+    assert "captioner" in workflow.planned(overlays=(from_captioner,))
+
+
+def test_a_karpathy_data_set(workflow):
+    (workflow.folder / "photos.json").write_text(json.dumps({"images": []}))
+    karpathy = {"json_file": "photos.json", "images": "photos"}
+    overlay = workflow.overlay("photos", {"dataset": {"name": "photos", "source": "karpathy", "karpathy": karpathy}})
+    done = workflow("-n", "-p", overlays=(overlay,))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert "python -m grace dataset karpathy --json photos.json --images photos" in said
+    assert "results/photos/atomic/seed0/run.trec" in said
+
+
+def test_several_processes_are_started_by_torchrun(workflow):
+    overlay = workflow.overlay("processes", {"resources": {"processes": 2, "gpus": 2}})
+    done = workflow("-n", "-p", overlays=(overlay,))
+    said = done.stdout + done.stderr
+    assert "python -m torch.distributed.run --standalone --nproc-per-node 2 -m grace train" in said
+    assert "python -m torch.distributed.run --standalone --nproc-per-node 2 -m grace retrieve" not in said
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"retrieve": {"beam": 3}}, "unknown key 'retrieve.beam'; did you mean 'beams'?"),
+        ({"schemes": ["atomik"]}, "schemes.0: Input should be"),
+        ({"train": {"steps": "many"}}, "train.steps: Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_configuration_is_told_in_words(workflow, values, said):
+    done = workflow("-n", overlays=(workflow.overlay("wrong", values),))
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_missing_json_file_is_told_before_anything_runs(workflow):
+    karpathy = {"json_file": "none.json", "images": "photos"}
+    overlay = workflow.overlay("photos", {"dataset": {"name": "photos", "source": "karpathy", "karpathy": karpathy}})
+    done = workflow("-n", overlays=(overlay,))
+    assert done.returncode != 0
+    assert "none.json" in done.stdout + done.stderr

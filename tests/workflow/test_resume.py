@@ -1,0 +1,81 @@
+"""A trainer that is killed with -9 and run again ends in the same weights as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grace.config import Captioner, Config, Flamingo, ScratchLanguageModel, ScratchTower, Scenes, Tower
+from grace.data.scenes import scenes
+from grace.embeddings import encode
+from grace.model.tokenizer import tokenizer
+from grace.towers import tower
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, EVERY = 60, 10
+FLAMINGO = Flamingo(scratch=ScratchLanguageModel(width=32, layers=2, heads=2), perceiver_latents=3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    scenes(output=folder / "dataset", settings=Scenes(train_images=40, val_images=2, test_images=6))
+    settings = Tower(scratch=ScratchTower(steps=2, width=32, text_width=32, embedding_dim=16, batch_size=8))
+    tokenizer(dataset=folder / "dataset", output=folder / "tokenizer", settings=Config().flamingo)
+    tower(dataset=folder / "dataset", output=folder / "tower", settings=settings)
+    encode(dataset=folder / "dataset", tower=folder / "tower", output=folder / "embeddings", settings=settings)
+    return folder
+
+
+def start(folder: Path, name: str) -> subprocess.Popen:
+    training = Captioner(steps=STEPS, save_every=EVERY, log_every=5, retrieve_batch=8)
+    settings = {"flamingo": FLAMINGO.model_dump(mode="json"), "training": training.model_dump(mode="json")}
+    command = [sys.executable, "-m", "grace", "captioner", "--settings", json.dumps(settings)]
+    for option in ("dataset", "tokenizer", "embeddings"):
+        command += [f"--{option}", str(folder / option)]
+    command += ["--output", str(folder / name), "--state", str(folder / f"{name}_state")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_kill_and_resume(folders: Path) -> None:
+    whole = start(folders, "whole")
+    said, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, said
+
+    killed = start(folders, "killed")
+    state = folders / "killed_state"
+    deadline = time.monotonic() + 200
+    while not (state / "latest").exists():
+        assert time.monotonic() < deadline and killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    second = start(folders, "killed")  # the state folder is locked
+    said, _ = second.communicate(timeout=300)
+    if killed.poll() is None:
+        assert second.returncode == 2 and "another trainer is at work" in said and "Traceback" not in said, said
+        killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert state.exists() or (folders / "killed").exists()
+
+    # A state cut in the middle, as a kill may leave it: the trainer is stopped again right after it has gone on.
+    again = start(folders, "killed")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert not state.exists()
+    weights = [(folders / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    lines = [
+        [json.loads(line) for line in (folders / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    for one, other in zip(*lines, strict=True):
+        assert (one["step"], one["loss"]) == (other["step"], other["loss"])

@@ -1,0 +1,120 @@
+"""The whole pipeline, run once for real on sixty drawings, and what reruns after an edit."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+pytestmark = pytest.mark.slow
+TINY = "config/tiny.yaml"
+SYSTEMS = ("baseline", "atomic/seed0", "structured/seed0")
+ROW = {
+    *("dataset", "system", "seed", "queries", "R@1", "R@5", "R@10", "MRR@10", "intervals"),
+    *("memorization", "valid_rate", "versus_baseline", "confidence", "setting"),
+}
+
+
+@pytest.fixture(scope="module")
+def workflow(workflow_in, tmp_path_factory):
+    """A finished run; the tests below only plan, but for the last one."""
+    workflow = workflow_in(tmp_path_factory.mktemp("tiny"))
+    done = workflow(overlays=(TINY,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "results-tiny/report/index.html" in done.stdout + done.stderr
+    return workflow
+
+
+@pytest.fixture(scope="module")
+def results(workflow):
+    return workflow.folder / "results-tiny"
+
+
+def test_the_table_has_a_row_a_system(results):
+    rows = json.loads((results / "metrics.json").read_text())
+    assert [row["system"] for row in rows] == ["baseline", "atomic", "structured"]
+    for row in rows:
+        assert set(row) >= ROW and row["dataset"] == "scenes"
+        assert row["queries"] == 150
+        assert 0 <= row["R@1"] <= row["R@5"] <= row["R@10"] <= 1
+        low, high = row["intervals"]["R@10"]
+        assert low <= row["R@10"] <= high and not math.isnan(low + high)
+    assert rows[1]["valid_rate"] == rows[2]["valid_rate"] == 1.0
+    assert rows[0]["versus_baseline"] is None and "R@1" in rows[1]["versus_baseline"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_promised_files_are_there(results, system):
+    folder = results / "scenes" / system
+    assert {"run.trec", "metrics.json", "retrieval.json"} <= {file.name for file in folder.iterdir()}
+    lines = [line.split() for line in (folder / "run.trec").read_text().splitlines()]
+    assert all(len(line) == 6 and line[1] == "Q0" for line in lines)
+    assert {line[5] for line in lines} == {system.split("/")[0]}
+    assert len({line[0] for line in lines}) == 150
+
+
+def test_the_report_is_one_file_that_opens_offline(results):
+    page = (results / "report" / "index.html").read_text()
+    assert "atomic" in page and "structured" in page and "baseline" in page
+    assert 'src="http' not in page and 'href="http://' not in page.split("</head>")[0]
+
+
+def test_nothing_half_written_and_no_state_is_left(results):
+    hidden = [file for file in results.rglob(".*") if file.name != ".snakemake_timestamp"]
+    assert hidden == []
+    assert not list(results.rglob("training_state")) and not (results / "scenes" / "captioner_state").exists()
+
+
+def test_every_stage_was_timed(results):
+    timed = {file.stem for file in (results / "benchmarks").rglob("*.tsv")}
+    assert {"dataset", "tower", "encode", "captioner", "pseudo_queries", "train", "retrieve", "evaluate"} <= timed
+
+
+def test_a_second_run_has_nothing_to_do(workflow):
+    done = workflow(overlays=(TINY,))
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_another_title_reruns_only_the_report(workflow):
+    title = workflow.overlay("title", {"report": {"title": "Another title"}})
+    assert workflow.planned(overlays=(TINY, title)) == {"report": 1}
+
+
+def test_other_beams_rerun_retrieval_and_what_follows(workflow):
+    beams = workflow.overlay("beams", {"retrieve": {"beams": 7}})
+    plan = workflow.planned(overlays=(TINY, beams))
+    assert plan == {"retrieve": 2, "evaluate": 2, "metrics": 1, "report": 1}
+
+
+def test_other_training_of_one_scheme_reruns_that_scheme(workflow):
+    steps = workflow.overlay("steps", {"train": {"atomic": {"steps": 21}}})
+    plan = workflow.planned(overlays=(TINY, steps))
+    assert plan == {"train": 1, "retrieve": 1, "evaluate": 1, "metrics": 1, "report": 1}
+
+
+def test_another_scheme_leaves_the_finished_ones_alone(workflow):
+    more = workflow.overlay("more", {"schemes": ["atomic", "structured", "numeric"]})
+    plan = workflow.planned(overlays=(TINY, more))
+    assert plan == {
+        **dict.fromkeys(("identifiers", "trie", "train", "retrieve", "evaluate"), 1),
+        **dict.fromkeys(("metrics", "report"), 1),
+    }
+
+
+def test_another_drawing_reruns_everything(workflow):
+    seed = workflow.overlay("seed", {"dataset": {"scenes": {"seed": 1}}})
+    assert workflow.planned(overlays=(TINY, seed))["train"] == 2
+
+
+def test_train_alone_again_ends_in_the_same_runs(workflow, results):
+    """`-R train --until train` reruns one stage; trained again, the models give the same rankings, to the byte."""
+    assert workflow.planned("-R", "train", "--until", "train", overlays=(TINY,)) == {"train": 2}
+    runs = [results / "scenes" / system / "run.trec" for system in SYSTEMS[1:]]
+    before = [run.read_bytes() for run in runs]
+    times = [run.stat().st_mtime_ns for run in runs]
+    for arguments in (("-R", "train", "--until", "train"), ()):
+        done = workflow(*arguments, overlays=(TINY,))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert all(run.stat().st_mtime_ns > time for run, time in zip(runs, times, strict=True)), "retrieve did not run again"
+    assert [run.read_bytes() for run in runs] == before
