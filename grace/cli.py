@@ -14,15 +14,30 @@ from typing import Annotated, Any
 import typer
 
 from grace.config import (
-    Atomic, Captioner, Evaluate, Flamingo, Identifiers, Karpathy, PseudoQueries, Report, Retrieve, Scenes, Section, Tower,
-    Training, parse_settings,
-)  # fmt: skip
+    Atomic,
+    Captioner,
+    Evaluate,
+    Flamingo,
+    Identifiers,
+    Karpathy,
+    PseudoQueries,
+    Report,
+    Retrieve,
+    Scenes,
+    Section,
+    Tower,
+    Training,
+    parse_settings,
+)
 from grace.errors import GraceError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
-)  # fmt: skip
+)
 dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
 app.add_typer(dataset_app, name="dataset")
 
@@ -48,7 +63,16 @@ Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training
 CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 # What the machine refuses is not a defect of ours: no permission, no space, a file where a folder should be.
-MACHINE_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+MACHINE_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 
 
 def _settings(model: type[Section], text: str) -> Any:
@@ -79,7 +103,9 @@ def karpathy_command(
     given = _settings(Karpathy, settings).model_dump()
     if restval is not None:
         given["restval"] = restval
-    source("karpathy")(json_file=json, images=images, output=output, settings=parse(Karpathy, given, "--restval"), name=name)
+    source("karpathy")(
+        json_file=json, images=images, output=output, settings=parse(Karpathy, given, "--restval"), name=name
+    )
 
 
 @app.command("tokenizer")
@@ -119,21 +145,35 @@ class _TrainSettings(Section):
 
 @app.command("captioner")
 def captioner_command(
-    dataset: Dataset, tokenizer: Tokenizer, embeddings: Embeddings, output: Output, state: State, settings: Settings = "{}"
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    output: Output,
+    state: State,
+    settings: Settings = "{}",
 ) -> None:
     """Train the captioner (settings: {"flamingo": ..., "training": ...})."""
     from grace.captioner import captioner
 
     given = _settings(_CaptionerSettings, settings)
     captioner(
-        dataset=dataset, tokenizer=tokenizer, embeddings=embeddings, output=output, state=state,
-        flamingo=given.flamingo, training=given.training,
-    )  # fmt: skip
+        dataset=dataset,
+        tokenizer=tokenizer,
+        embeddings=embeddings,
+        output=output,
+        state=state,
+        flamingo=given.flamingo,
+        training=given.training,
+    )
 
 
 @app.command("pseudo_queries")
 def pseudo_queries_command(
-    dataset: Dataset, output: Output, embeddings: Path | None = None, captioner: Path | None = None, settings: Settings = "{}"
+    dataset: Dataset,
+    output: Output,
+    embeddings: Path | None = None,
+    captioner: Path | None = None,
+    settings: Settings = "{}",
 ) -> None:
     """Write captions of every gallery image with the captioner, or take them from a file."""
     from grace.pseudo_queries import pseudo_queries
@@ -144,16 +184,28 @@ def pseudo_queries_command(
 
 @app.command("identifiers")
 def identifiers_command(
-    scheme: Scheme, seed: Seed, dataset: Dataset, tokenizer: Tokenizer, embeddings: Embeddings, pseudo_queries: Queries,
-    output: Output, settings: Settings = "{}",
-) -> None:  # fmt: skip
+    scheme: Scheme,
+    seed: Seed,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    pseudo_queries: Queries,
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
     """Assign an identifier to every train and test image."""
     from grace.identifiers import identifiers
 
     identifiers(
-        scheme=scheme, seed=seed, dataset=dataset, tokenizer=tokenizer, embeddings=embeddings,
-        pseudo_queries=pseudo_queries, output=output, settings=_settings(Identifiers, settings),
-    )  # fmt: skip
+        scheme=scheme,
+        seed=seed,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        embeddings=embeddings,
+        pseudo_queries=pseudo_queries,
+        output=output,
+        settings=_settings(Identifiers, settings),
+    )
 
 
 @app.command("trie")
@@ -166,38 +218,69 @@ def trie_command(identifiers: IdentifiersFolder, tokenizer: Tokenizer, output: O
 
 @app.command("train")
 def train_command(
-    scheme: Scheme, seed: Seed, dataset: Dataset, tokenizer: Tokenizer, embeddings: Embeddings, pseudo_queries: Queries,
-    identifiers: IdentifiersFolder, output: Output, state: State,
-    start_from: Annotated[Path | None, typer.Option(help="model folder whose weights to start from (the captioner's)")] = None,
+    scheme: Scheme,
+    seed: Seed,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    pseudo_queries: Queries,
+    identifiers: IdentifiersFolder,
+    output: Output,
+    state: State,
+    start_from: Annotated[
+        Path | None, typer.Option(help="model folder whose weights to start from (the captioner's)")
+    ] = None,
     settings: Settings = "{}",
-) -> None:  # fmt: skip
+) -> None:
     """Train one scheme (settings: {"flamingo": ..., "training": ..., "atomic_head": ...})."""
     from grace.training.stage import train
 
     given = _settings(_TrainSettings, settings)
     train(
-        scheme=scheme, seed=seed, dataset=dataset, tokenizer=tokenizer, embeddings=embeddings, pseudo_queries=pseudo_queries,
-        identifiers=identifiers, output=output, state=state, start_from=start_from, flamingo=given.flamingo,
-        training=given.training, atomic_head=given.atomic_head,
-    )  # fmt: skip
+        scheme=scheme,
+        seed=seed,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        embeddings=embeddings,
+        pseudo_queries=pseudo_queries,
+        identifiers=identifiers,
+        output=output,
+        state=state,
+        start_from=start_from,
+        flamingo=given.flamingo,
+        training=given.training,
+        atomic_head=given.atomic_head,
+    )
 
 
 @app.command("retrieve")
 def retrieve_command(
-    dataset: Dataset, embeddings: Embeddings, identifiers: IdentifiersFolder, trie: Trie, model: Model, output: Output,
+    dataset: Dataset,
+    embeddings: Embeddings,
+    identifiers: IdentifiersFolder,
+    trie: Trie,
+    model: Model,
+    output: Output,
     settings: Settings = "{}",
-) -> None:  # fmt: skip
+) -> None:
     """Decode the test captions under the trie; write run.trec and retrieval.json."""
     from grace.retrieval.stage import retrieve
 
     retrieve(
-        dataset=dataset, embeddings=embeddings, identifiers=identifiers, trie=trie, model=model, output=output,
+        dataset=dataset,
+        embeddings=embeddings,
+        identifiers=identifiers,
+        trie=trie,
+        model=model,
+        output=output,
         settings=_settings(Retrieve, settings),
-    )  # fmt: skip
+    )
 
 
 @app.command("baseline")
-def baseline_command(dataset: Dataset, embeddings: Embeddings, tower: TowerFolder, output: Output, settings: Settings = "{}") -> None:
+def baseline_command(
+    dataset: Dataset, embeddings: Embeddings, tower: TowerFolder, output: Output, settings: Settings = "{}"
+) -> None:
     """Retrieve with the dual encoder and FAISS flat search."""
     from grace.baselines import baseline
 
@@ -206,7 +289,12 @@ def baseline_command(dataset: Dataset, embeddings: Embeddings, tower: TowerFolde
 
 @app.command("evaluate")
 def evaluate_command(
-    dataset: Dataset, run: Run, retrieval: Retrieval, output: OutputFile, baseline: Path | None = None, settings: Settings = "{}"
+    dataset: Dataset,
+    run: Run,
+    retrieval: Retrieval,
+    output: OutputFile,
+    baseline: Path | None = None,
+    settings: Settings = "{}",
 ) -> None:
     """Measure one run: R@1/5/10 and MRR@10 with intervals, and the paired test against the baseline's run."""
     from grace.evaluation import evaluate
@@ -246,7 +334,9 @@ def resolve_command(output: OutputFile, settings: Settings) -> None:
 
 
 @app.command("table")
-def table_command(metrics: Annotated[Path, typer.Option(help="results/metrics.json")] = Path("results/metrics.json")) -> None:
+def table_command(
+    metrics: Annotated[Path, typer.Option(help="results/metrics.json")] = Path("results/metrics.json"),
+) -> None:
     """Print the Recall table."""
     from grace.evaluation.table import show
 
@@ -271,7 +361,7 @@ def config_command(
         typer.echo(value_of(load(Path("config.yaml")), get))
     elif drift:
         if names := drifted(Path.cwd()):
-            raise GraceError(f"{', '.join(names)}: not what the models of grace/config.py say; run python -m grace config --write")
+            raise GraceError(f"{', '.join(names)}: not what grace/config.py says; run python -m grace config --write")
     elif write:
         for path in write_all(Path.cwd()):
             typer.echo(f"wrote {path}")

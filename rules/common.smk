@@ -58,3 +58,11 @@ def as_json(**sections):
 def part(section, *names):
     """One line of JSON: only these keys of a section, for a stage that reads no others."""
     return json.dumps(section.model_dump(mode="json", include=set(names)), sort_keys=True)
+
+
+def start_from(wildcards):
+    """The model folder that a scheme starts from, or none."""
+    choice = CONFIG.train.for_scheme(wildcards.scheme).start_from
+    if choice == "captioner":
+        return f"{DATA}/captioner"
+    return f"{DATA}/atomic/seed{wildcards.seed}/model" if choice == "atomic" else []

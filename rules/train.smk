@@ -1,12 +1,4 @@
 # Stage train: one model a scheme and seed. A model that starts from another one's weights has that one as an input.
-def start_from(wildcards):
-    """The model folder that a scheme starts from, or none."""
-    choice = CONFIG.train.for_scheme(wildcards.scheme).start_from
-    if choice == "captioner":
-        return rules.captioner.output[0]
-    return f"{DATA}/atomic/seed{wildcards.seed}/model" if choice == "atomic" else []
-
-
 rule train:
     input:
         dataset=rules.dataset.output[0],
@@ -14,7 +6,7 @@ rule train:
         embeddings=rules.encode.output[0],
         pseudo_queries=rules.pseudo_queries.output[0],
         identifiers=rules.identifiers.output[0],
-        start_from=rules.captioner.output[0] if CAPTIONER_FIRST else [],
+        start_from=start_from,
     output:
         directory(f"{RUN}/model"),
     log:

@@ -1,7 +1,7 @@
 """Make the requirement files and conda environments from the pins.
 
-Reads requirements/pins.toml (direct dependencies, by group) and the metadata of the packages installed beside the running
-Python. Writes, with every dependency of a dependency pinned too:
+Reads requirements/pins.toml (direct dependencies, by group) and the metadata of the packages that are installed beside
+the running Python. Writes, with every dependency of a dependency pinned too:
   requirements/run.txt, dev.txt, no-deps.txt      what `make run` and `make test` install
   envs/train.yaml, infer.yaml                     what `snakemake --use-conda` installs
   envs/train.post-deploy.sh, infer.post-deploy.sh the packages that go in without their dependencies

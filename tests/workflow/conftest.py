@@ -28,7 +28,16 @@ class Workflow:
         return str(path)
 
     def __call__(self, *arguments: str, overlays: tuple[str, ...] = (), cores: int = 2) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--directory", str(self.folder), "--cores", str(cores), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--directory",
+            str(self.folder),
+            "--cores",
+            str(cores),
+            *arguments,
+        ]
         if overlays:
             command += ["--configfile", *overlays]
         # the jobs' `python` is the one that runs the tests

@@ -116,5 +116,7 @@ def test_train_alone_again_ends_in_the_same_runs(workflow, results):
     for arguments in (("-R", "train", "--until", "train"), ()):
         done = workflow(*arguments, overlays=(TINY,))
         assert done.returncode == 0, done.stdout + done.stderr
-    assert all(run.stat().st_mtime_ns > time for run, time in zip(runs, times, strict=True)), "retrieve did not run again"
+    assert all(run.stat().st_mtime_ns > time for run, time in zip(runs, times, strict=True)), (
+        "retrieve did not run again"
+    )
     assert [run.read_bytes() for run in runs] == before
