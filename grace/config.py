@@ -67,7 +67,7 @@ class ScratchTower(Section):
     text_width: Positive = Field(128, description="width of the text transformer")
     text_layers: Positive = Field(2, description="layers of the text transformer")
     embedding_dim: Positive = Field(128, description="dimension of the joint embedding space")
-    steps: Positive = Field(600, description="optimizer steps")
+    steps: Positive = Field(500, description="optimizer steps")
     batch_size: Positive = Field(128, description="image-caption pairs a step")
     learning_rate: Rate = Field(8e-4, description="AdamW peak learning rate (cosine decay)")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
@@ -128,11 +128,11 @@ class Flamingo(Section):
 class Training(Section):
     """How one Flamingo is trained; the captioner and every scheme have these keys."""
 
-    steps: Positive = Field(300, description="optimizer steps")
-    memorize_batch: Count = Field(16, description="memorize samples (image to identifier) a step and process")
-    retrieve_batch: Count = Field(48, description="retrieve samples (text to identifier) a step and process; for the captioner: captions")
-    pseudo_query_share: float = Field(0.5, ge=0, le=1, description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images")
-    learning_rate: Rate = Field(2e-3, description="AdamW peak learning rate")
+    steps: Positive = Field(400, description="optimizer steps")
+    memorize_batch: Count = Field(4, description="memorize samples (image to identifier) a step and process")
+    retrieve_batch: Count = Field(64, description="retrieve samples (text to identifier) a step and process; for the captioner: captions")
+    pseudo_query_share: float = Field(0.1, ge=0, le=1, description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images")
+    learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
     schedule: Literal["linear", "cosine"] = Field("cosine", description="decay of the learning rate after warm-up")
     warmup_steps: Count = Field(30, description="steps of linear warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay, on the gated cross-attention only")
@@ -146,7 +146,7 @@ class Training(Section):
     )
     start_from: Literal["scratch", "captioner", "atomic"] = Field("captioner", description="weights that a scheme starts from: the language model's own, the captioner's, or those of the atomic model of the same seed")
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
-    save_every: Positive = Field(200, description="steps between resumable states")
+    save_every: Positive = Field(100, description="steps between resumable states")
 
 
 class Captioner(Training):
@@ -155,7 +155,9 @@ class Captioner(Training):
     start_from: Literal["scratch"] = Field("scratch", description="the captioner starts from the language model's own weights")
     memorize_batch: Literal[0] = Field(0, description="the captioner has no memorize samples")
     pseudo_query_share: Literal[0] = Field(0, description="the captioner has no pseudo-queries")
-    retrieve_batch: Positive = Field(96, description="captions a step and process")
+    retrieve_batch: Positive = Field(64, description="captions a step and process")
+    steps: Positive = Field(250, description="optimizer steps")
+    learning_rate: Rate = Field(2e-3, description="AdamW peak learning rate")
     seed: Count = Field(0, description="seed of the batches")
 
 
@@ -168,15 +170,15 @@ class PseudoQueries(Section):
     method: Literal["sample", "beam"] = Field("sample", description="seeded sampling, or beam search (the paper: beam)")
     temperature: Rate = Field(0.7, description="sampling temperature")
     max_tokens: Positive = Field(60, description="longest pseudo-query, tokens; one that does not end by then is dropped and drawn again")
-    batch_size: Positive = Field(256, description="sequences written at a time")
+    batch_size: Positive = Field(512, description="sequences written at a time")
     seed: Count = Field(0, description="seed of the sampling")
 
 
 class Identifiers(Section):
     """How identifiers are assigned."""
 
-    clusters: int = Field(14, ge=2, description="structured: clusters of every k-means level, k (the paper: 30)")
-    leaf_size: int = Field(14, ge=1, description="structured: a cluster of at most this many images is a leaf, c (the paper: 30)")
+    clusters: int = Field(50, ge=2, description="structured: clusters of every k-means level, k (the paper: 30)")
+    leaf_size: int = Field(64, ge=1, description="structured: a cluster of at most this many images is a leaf, c (the paper: 30)")
     max_depth: int = Field(12, ge=1, description="structured: deepest k-means level; what is left there is cut into leaves in order")
     align: bool = Field(True, description="structured: name the children of every cluster by one codebook a level, so that a symbol means about the same under every parent (the paper: false)")
     shuffle: bool = Field(True, description="numeric, string: shuffle the images with the seed first (unshuffled numbers copy the file's order)")
@@ -204,8 +206,8 @@ class Train(Training):
     """Training of the retrieval models."""
 
     atomic_head: Atomic = Atomic()
-    atomic: SchemeTraining = SchemeTraining()
-    structured: SchemeTraining = SchemeTraining()
+    atomic: SchemeTraining = SchemeTraining(steps=350, learning_rate=2e-3, pseudo_query_share=0.0)
+    structured: SchemeTraining = SchemeTraining(start_from="atomic")
     semantic: SchemeTraining = SchemeTraining()
     string: SchemeTraining = SchemeTraining()
     numeric: SchemeTraining = SchemeTraining()
@@ -248,7 +250,7 @@ class Report(Section):
 class Resources(Section):
     """What a job may ask for."""
 
-    train_threads: Positive = Field(1, description="processor threads of one training job")
+    train_threads: Positive = Field(2, description="processor threads of one training job")
     solo_threads: Positive = Field(2, description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries")
     gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
     processes: Positive = Field(1, description="training processes (torchrun) of one job")
