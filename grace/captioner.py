@@ -24,7 +24,14 @@ from grace.training.stage import run
 
 
 def captioner(
-    *, dataset: Path, tokenizer: Path, embeddings: Path, output: Path, state: Path, flamingo: Flamingo, training: Captioner
+    *,
+    dataset: Path,
+    tokenizer: Path,
+    embeddings: Path,
+    output: Path,
+    state: Path,
+    flamingo: Flamingo,
+    training: Captioner,
 ) -> None:
     """Train the captioner and write its model folder."""
     tables, words = load_dataset(dataset), read_tokenizer(tokenizer)

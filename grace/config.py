@@ -40,9 +40,13 @@ class Scenes(Section):
 class Karpathy(Section):
     """A JSON file in Karpathy's format and a folder of images."""
 
-    json_file: str = Field("", description="path of dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json, ...")
+    json_file: str = Field(
+        "", description="path of dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json, ..."
+    )
     images: str = Field("", description="folder that holds the images (COCO: the one with train2014/ and val2014/)")
-    restval: Literal["train", "drop"] = Field("train", description="COCO's restval split: train, as the field does, or drop, as the paper does")
+    restval: Literal["train", "drop"] = Field(
+        "train", description="COCO's restval split: train, as the field does, or drop, as the paper does"
+    )
     max_train: Count = Field(0, description="keep only the first N train images after a seeded shuffle; 0 keeps all")
     max_val: Count = Field(0, description="the same for val")
     max_test: Count = Field(0, description="the same for test")
@@ -51,7 +55,9 @@ class Karpathy(Section):
 
 class Dataset(Section):
     name: Name = Field("scenes", description="name of the data set: its results stand in {output}/{name}/")
-    source: Literal["scenes", "karpathy"] = Field("scenes", description="where it comes from: scenes (drawn) or karpathy (JSON + images)")
+    source: Literal["scenes", "karpathy"] = Field(
+        "scenes", description="where it comes from: scenes (drawn) or karpathy (JSON + images)"
+    )
     scenes: Scenes = Scenes()
     karpathy: Karpathy = Karpathy()
 
@@ -60,7 +66,9 @@ class ScratchTower(Section):
     """A small dual encoder trained from scratch on the train split: vision tower and baseline in one."""
 
     image_size: Positive = Field(96, description="images are resized to this many pixels, squashed")
-    patch_size: Positive = Field(32, multiple_of=8, description="pixels of a patch's side, a multiple of 8; must divide image_size")
+    patch_size: Positive = Field(
+        32, multiple_of=8, description="pixels of a patch's side, a multiple of 8; must divide image_size"
+    )
     width: Positive = Field(128, description="width of the vision transformer")
     layers: Positive = Field(3, description="layers of the vision transformer")
     heads: Positive = Field(4, description="attention heads of both transformers")
@@ -79,13 +87,17 @@ class ScratchTower(Section):
 class OpenClip(Section):
     """Any open_clip model."""
 
-    model: str = Field("ViT-L-14", description="open_clip model name, path of a JSON model configuration, or local-dir:/folder")
+    model: str = Field(
+        "ViT-L-14", description="open_clip model name, path of a JSON model configuration, or local-dir:/folder"
+    )
     pretrained: str = Field("openai", description="pretrained tag or path of a weights file")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the tower")
 
 
 class Tower(Section):
-    kind: Literal["scratch", "open_clip"] = Field("scratch", description="vision tower: scratch (trained here) or open_clip")
+    kind: Literal["scratch", "open_clip"] = Field(
+        "scratch", description="vision tower: scratch (trained here) or open_clip"
+    )
     scratch: ScratchTower = ScratchTower()
     open_clip: OpenClip = OpenClip()
     encode_batch: Positive = Field(256, description="images encoded at a time")
@@ -105,14 +117,19 @@ class ScratchLanguageModel(Section):
 class PretrainedLanguageModel(Section):
     """A language model and tokenizer by hub name or local folder."""
 
-    model: str = Field("anas-awadalla/mpt-1b-redpajama-200b", description="hub name or folder of a causal language model (OPT, GPT-NeoX, MPT, Llama, GPT-J)")
+    model: str = Field(
+        "anas-awadalla/mpt-1b-redpajama-200b",
+        description="hub name or folder of a causal language model (OPT, GPT-NeoX, MPT, Llama, GPT-J)",
+    )
     tokenizer: str = Field("", description="hub name or folder of the tokenizer; empty: the model's own")
 
 
 class Flamingo(Section):
     """The multimodal language model."""
 
-    language_model: Literal["scratch", "pretrained"] = Field("scratch", description="scratch (made here) or pretrained (by name or folder)")
+    language_model: Literal["scratch", "pretrained"] = Field(
+        "scratch", description="scratch (made here) or pretrained (by name or folder)"
+    )
     scratch: ScratchLanguageModel = ScratchLanguageModel()
     pretrained: PretrainedLanguageModel = PretrainedLanguageModel()
     checkpoint: str = Field("", description="safetensors file of Flamingo weights to start from; empty: none")
@@ -120,7 +137,9 @@ class Flamingo(Section):
     cross_attention_heads: Positive = Field(4, description="heads of the cross-attention (published model: 8)")
     cross_attention_head_dim: Positive = Field(32, description="dimension of such a head (published model: 64)")
     perceiver_depth: Positive = Field(1, description="layers of the perceiver resampler (published model: 6)")
-    perceiver_latents: Positive = Field(9, description="visual tokens that the language model sees (published model: 64)")
+    perceiver_latents: Positive = Field(
+        9, description="visual tokens that the language model sees (published model: 64)"
+    )
     gate: float = Field(0.5, description="start value of the cross-attention gates (published model: 0.0)")
     seed: Count = Field(0, description="seed of the random weights")
 
@@ -130,8 +149,15 @@ class Training(Section):
 
     steps: Positive = Field(400, description="optimizer steps")
     memorize_batch: Count = Field(4, description="memorize samples (image to identifier) a step and process")
-    retrieve_batch: Count = Field(64, description="retrieve samples (text to identifier) a step and process; for the captioner: captions")
-    pseudo_query_share: float = Field(0.1, ge=0, le=1, description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images")
+    retrieve_batch: Count = Field(
+        64, description="retrieve samples (text to identifier) a step and process; for the captioner: captions"
+    )
+    pseudo_query_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images",
+    )
     learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
     schedule: Literal["linear", "cosine"] = Field("cosine", description="decay of the learning rate after warm-up")
     warmup_steps: Count = Field(30, description="steps of linear warm-up")
@@ -142,9 +168,13 @@ class Training(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     activation_checkpointing: bool = Field(False, description="recompute activations to save memory")
     trainable: tuple[Literal["perceiver", "cross_attention", "language_model"], ...] = Field(
-        ("perceiver", "cross_attention", "language_model"), description="parts that are trained; the vision tower never is"
+        ("perceiver", "cross_attention", "language_model"),
+        description="parts that are trained; the vision tower never is",
     )
-    start_from: Literal["scratch", "captioner", "atomic"] = Field("captioner", description="weights that a scheme starts from: the language model's own, the captioner's, or those of the atomic model of the same seed")
+    start_from: Literal["scratch", "captioner", "atomic"] = Field(
+        "captioner",
+        description="weights that a scheme starts from: the language model's own, the captioner's, or those of the atomic model of the same seed",
+    )
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     save_every: Positive = Field(100, description="steps between resumable states")
 
@@ -152,7 +182,9 @@ class Training(Section):
 class Captioner(Training):
     """The same Flamingo trained to write captions; it makes the pseudo-queries."""
 
-    start_from: Literal["scratch"] = Field("scratch", description="the captioner starts from the language model's own weights")
+    start_from: Literal["scratch"] = Field(
+        "scratch", description="the captioner starts from the language model's own weights"
+    )
     memorize_batch: Literal[0] = Field(0, description="the captioner has no memorize samples")
     pseudo_query_share: Literal[0] = Field(0, description="the captioner has no pseudo-queries")
     retrieve_batch: Positive = Field(64, description="captions a step and process")
@@ -164,12 +196,16 @@ class Captioner(Training):
 class PseudoQueries(Section):
     """Captions that the captioner writes of every gallery image."""
 
-    source: Literal["captioner", "file"] = Field("captioner", description="captioner, or file: a Parquet, CSV or JSONL table with image_id and text")
+    source: Literal["captioner", "file"] = Field(
+        "captioner", description="captioner, or file: a Parquet, CSV or JSONL table with image_id and text"
+    )
     file: str = Field("", description="path of that table")
     per_image: Positive = Field(5, description="pseudo-queries of an image")
     method: Literal["sample", "beam"] = Field("sample", description="seeded sampling, or beam search (the paper: beam)")
     temperature: Rate = Field(0.7, description="sampling temperature")
-    max_tokens: Positive = Field(60, description="longest pseudo-query, tokens; one that does not end by then is dropped and drawn again")
+    max_tokens: Positive = Field(
+        60, description="longest pseudo-query, tokens; one that does not end by then is dropped and drawn again"
+    )
     batch_size: Positive = Field(512, description="sequences written at a time")
     seed: Count = Field(0, description="seed of the sampling")
 
@@ -178,10 +214,20 @@ class Identifiers(Section):
     """How identifiers are assigned."""
 
     clusters: int = Field(50, ge=2, description="structured: clusters of every k-means level, k (the paper: 30)")
-    leaf_size: int = Field(64, ge=1, description="structured: a cluster of at most this many images is a leaf, c (the paper: 30)")
-    max_depth: int = Field(12, ge=1, description="structured: deepest k-means level; what is left there is cut into leaves in order")
-    align: bool = Field(True, description="structured: name the children of every cluster by one codebook a level, so that a symbol means about the same under every parent (the paper: false)")
-    shuffle: bool = Field(True, description="numeric, string: shuffle the images with the seed first (unshuffled numbers copy the file's order)")
+    leaf_size: int = Field(
+        64, ge=1, description="structured: a cluster of at most this many images is a leaf, c (the paper: 30)"
+    )
+    max_depth: int = Field(
+        12, ge=1, description="structured: deepest k-means level; what is left there is cut into leaves in order"
+    )
+    align: bool = Field(
+        True,
+        description="structured: name the children of every cluster by one codebook a level, so that a symbol means about the same under every parent (the paper: false)",
+    )
+    shuffle: bool = Field(
+        True,
+        description="numeric, string: shuffle the images with the seed first (unshuffled numbers copy the file's order)",
+    )
 
 
 class SchemeTraining(Section):
@@ -192,14 +238,18 @@ class SchemeTraining(Section):
     retrieve_batch: Count | None = Field(None, description="retrieve samples a step and process")
     pseudo_query_share: float | None = Field(None, ge=0, le=1, description="share of pseudo-queries among them")
     learning_rate: Rate | None = Field(None, description="AdamW peak learning rate")
-    start_from: Literal["scratch", "captioner", "atomic"] | None = Field(None, description="weights that the scheme starts from")
+    start_from: Literal["scratch", "captioner", "atomic"] | None = Field(
+        None, description="weights that the scheme starts from"
+    )
 
 
 class Atomic(Section):
     """The classification objective of the atomic scheme."""
 
     temperature: Rate = Field(0.07, description="start value of the learned softmax temperature")
-    train_class_matrix: bool = Field(False, description="train the class matrix too (it starts as the image embeddings)")
+    train_class_matrix: bool = Field(
+        False, description="train the class matrix too (it starts as the image embeddings)"
+    )
 
 
 class Train(Training):
@@ -235,7 +285,10 @@ class Retrieve(Section):
 class Evaluate(Section):
     """Measures and their uncertainty."""
 
-    resamples: Positive = Field(2000, description="bootstrap and permutation resamples, drawn by image: captions of one image are not independent")
+    resamples: Positive = Field(
+        2000,
+        description="bootstrap and permutation resamples, drawn by image: captions of one image are not independent",
+    )
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: Count = Field(0, description="seed of the resampling")
 
@@ -251,7 +304,10 @@ class Resources(Section):
     """What a job may ask for."""
 
     train_threads: Positive = Field(2, description="processor threads of one training job")
-    solo_threads: Positive = Field(2, description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries")
+    solo_threads: Positive = Field(
+        2,
+        description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries",
+    )
     gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
     processes: Positive = Field(1, description="training processes (torchrun) of one job")
 
@@ -260,8 +316,13 @@ class Config(Section):
     """GRACE: from images and captions to a Recall table."""
 
     output: str = Field("results", description="folder of everything that is made")
-    schemes: tuple[Scheme, ...] = Field(("atomic", "structured"), description="identifier schemes to train: numeric, string, semantic, structured, atomic")
-    seeds: tuple[Count, ...] = Field((0,), description="seeds: each trains every scheme once more, with other identifiers")
+    schemes: tuple[Scheme, ...] = Field(
+        ("atomic", "structured"),
+        description="identifier schemes to train: numeric, string, semantic, structured, atomic",
+    )
+    seeds: tuple[Count, ...] = Field(
+        (0,), description="seeds: each trains every scheme once more, with other identifiers"
+    )
     dataset: Dataset = Dataset()
     tower: Tower = Tower()
     flamingo: Flamingo = Flamingo()
@@ -316,12 +377,15 @@ def load(path: Path | str) -> Config:
 def parse_settings(model: type[Section], text: str, where: str) -> Any:
     """Validate a stage's `--settings`: inline JSON, or the path of a YAML or JSON file."""
     try:
-        if text.lstrip().startswith("{"):
-            values = yaml.safe_load(text)
-        else:
-            values = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+        values = (
+            yaml.safe_load(text)
+            if text.lstrip().startswith("{")
+            else yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+        )
     except (OSError, UnicodeDecodeError) as error:
-        raise GraceError(f"{where}: cannot read {text!r} ({error}); give inline JSON or the path of a YAML file") from None
+        raise GraceError(
+            f"{where}: cannot read {text!r} ({error}); give inline JSON or the path of a YAML file"
+        ) from None
     except yaml.YAMLError as error:
         raise GraceError(f"{where}: not valid JSON or YAML: {' '.join(str(error).split())}") from None
     return parse(model, values or {}, where)

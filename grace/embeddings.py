@@ -52,7 +52,11 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
             embeddings[rows], tokens[rows] = vectors.numpy(), patches.half().numpy()
         embeddings.flush()
         tokens.flush()
-        summary = {"images": len(files), "embedding_dim": int(embeddings.shape[1]), "visual_tokens": list(tokens.shape[1:])}
+        summary = {
+            "images": len(files),
+            "embedding_dim": int(embeddings.shape[1]),
+            "visual_tokens": list(tokens.shape[1:]),
+        }
         write_json(folder / "encode.json", summary)
 
 
@@ -86,5 +90,7 @@ def load_embeddings(folder: Path, images: int) -> Embeddings:
         read_array(folder / "pad_tokens.npy", "pad tokens"),
     )
     if len(found.vectors) != images or len(found.tokens) != images:
-        raise GraceError(f"embeddings {folder} are of {len(found.vectors)} images, the data set has {images}; run encode again")
+        raise GraceError(
+            f"embeddings {folder} are of {len(found.vectors)} images, the data set has {images}; run encode again"
+        )
     return found

@@ -79,7 +79,9 @@ def read_json(path: Path | str, what: str = "JSON file") -> Any:
             "it may be truncated: fetch or make it again"
         ) from None
     except UnicodeDecodeError as error:
-        raise GraceError(f"{what} {path} is not UTF-8 text (byte {error.start}); it may be another kind of file") from None
+        raise GraceError(
+            f"{what} {path} is not UTF-8 text (byte {error.start}); it may be another kind of file"
+        ) from None
     except RecursionError:
         raise GraceError(f"{what} {path} is nested too deeply to be read") from None
 

@@ -38,7 +38,12 @@ def pseudo_queries(
     per_image = table.groupby("image_id").size().reindex(tables.gallery["image_id"], fill_value=0)
     with replacing_folder(output) as folder:
         write_table(folder / "pseudo_queries.parquet", table)
-        counts = {"images": len(per_image), "pseudo_queries": len(table), "fewest": int(per_image.min()), "most": int(per_image.max())}
+        counts = {
+            "images": len(per_image),
+            "pseudo_queries": len(table),
+            "fewest": int(per_image.min()),
+            "most": int(per_image.max()),
+        }
         write_json(folder / "pseudo_queries.json", {**counts, "provenance": provenance(settings.model_dump())})
 
 
@@ -62,7 +67,9 @@ def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
     if named - gallery:
         raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is no gallery image")
     if gallery - named:
-        raise GraceError(f"table of pseudo-queries {path} has none for {len(gallery - named)} images, such as {min(gallery - named)}")
+        raise GraceError(
+            f"table of pseudo-queries {path} has none for {len(gallery - named)} images, such as {min(gallery - named)}"
+        )
     if "score" not in table.columns:
         table["score"] = float("nan")
     return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
@@ -91,7 +98,9 @@ def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, set
             lacking = images
         if not lacking:
             break
-        for start in tqdm(range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batch", disable=None):
+        for start in tqdm(
+            range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batch", disable=None
+        ):
             chosen = lacking[start : start + settings.batch_size]
             media = model.resample(vectors.visual([row_of[image] for image in chosen]).to(device))
             if settings.method == "sample":
@@ -103,6 +112,8 @@ def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, set
                     found[chosen[place]].setdefault(text, score)
     empty = [image for image in images if not found[image]]
     if empty:
-        raise GraceError(f"the captioner finishes no caption of {len(empty)} images, such as {empty[0]}: train it longer, or raise max_tokens")
+        raise GraceError(
+            f"the captioner finishes no caption of {len(empty)} images, such as {empty[0]}: train it longer, or raise max_tokens"
+        )
     rows = [(image, text, score) for image in images for text, score in found[image].items()]
     return pd.DataFrame(rows, columns=["image_id", "text", "score"])

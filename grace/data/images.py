@@ -28,7 +28,9 @@ def read_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise GraceError(f"image {path} does not exist; fetch it or take it out of the data set") from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise GraceError(f"image {path} cannot be decoded ({error}); replace it or take it out of the data set") from None
+        raise GraceError(
+            f"image {path} cannot be decoded ({error}); replace it or take it out of the data set"
+        ) from None
 
 
 def read_images(paths: list[Path], size: int) -> np.ndarray:

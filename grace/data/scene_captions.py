@@ -133,17 +133,29 @@ def _with_relation(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
     """How two of the objects lie to each other, and the number of objects; no sizes, no background."""
     things = _shuffled(scene, rng)
     first, second, *others = things
-    relation = "above" if first.place[0] != second.place[0] and (first.place[1] == second.place[1] or rng.random() < 0.5) else "left of"
+    relation = (
+        "above"
+        if first.place[0] != second.place[0] and (first.place[1] == second.place[1] or rng.random() < 0.5)
+        else "left of"
+    )
     if not relates(relation, first, second):
         first, second = second, first
-    words = _pick(rng, "above", "higher up than") if relation == "above" else _pick(rng, "to the left of", "further left than")
+    words = (
+        _pick(rng, "above", "higher up than")
+        if relation == "above"
+        else _pick(rng, "to the left of", "further left than")
+    )
     text = f"{_name(first, rng)} {words} {_name(second, rng)}"
     if others:
-        text += _pick(rng, ", and also ", ", with ", ", together with ") + _list([_name(thing, rng) for thing in others], rng)
+        text += _pick(rng, ", and also ", ", with ", ", together with ") + _list(
+            [_name(thing, rng) for thing in others], rng
+        )
     count = NUMBERS[len(things)]
     text = _pick(rng, f"{count} shapes: {text}", f"{text}, {count} shapes in all")
     stated = (first, second, *others)
-    return text, Facts(tuple(_facts(thing, "colour", "shape") for thing in stated), count=len(things), relation=relation)
+    return text, Facts(
+        tuple(_facts(thing, "colour", "shape") for thing in stated), count=len(things), relation=relation
+    )
 
 
 def _without_a_colour(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:

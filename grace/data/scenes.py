@@ -98,7 +98,9 @@ def _tint(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, 
     return tuple(int(np.clip(value + rng.integers(-10, 11), 0, 255)) for value in colour)
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, centre: tuple, radius: float, fill: tuple, outline: float) -> None:
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, centre: tuple, radius: float, fill: tuple, outline: float
+) -> None:
     x, y = centre
     edge = tuple(int(value * 0.55) for value in fill)
     width = max(1, round(outline))

@@ -30,7 +30,11 @@ def structured(inputs: Inputs) -> Assignment:
     """One identifier an image; new tokens are those of the symbols in use, by level and symbol."""
     settings = inputs.settings
     paths = cluster_paths(
-        inputs.embeddings, settings.clusters, settings.leaf_size, settings.max_depth, inputs.seed,
+        inputs.embeddings,
+        settings.clusters,
+        settings.leaf_size,
+        settings.max_depth,
+        inputs.seed,
         settings.align,
     )
     depth = max(map(len, paths))
@@ -81,7 +85,8 @@ def _aligned(
 ) -> list[list[int]]:
     """A symbol for each child of each parent: the codeword that its residual is matched to, no two siblings alike."""
     residuals = [
-        np.stack([embeddings[part].mean(0) for part in parts]) - embeddings[members].mean(0) for members, parts in families
+        np.stack([embeddings[part].mean(0) for part in parts]) - embeddings[members].mean(0)
+        for members, parts in families
     ]
     flat = np.concatenate(residuals)
     size = max(len(parts) for _, parts in families)

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 
 class AtomicHead(nn.Module):
-    def __init__(self, width: int, class_matrix_KD: Tensor, temperature: float = 0.07, train_classes: bool = False) -> None:
+    def __init__(
+        self, width: int, class_matrix_KD: Tensor, temperature: float = 0.07, train_classes: bool = False
+    ) -> None:
         super().__init__()
         self.projection = nn.Linear(width, class_matrix_KD.shape[1], bias=False)
         self.train_classes = train_classes

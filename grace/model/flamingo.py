@@ -79,7 +79,9 @@ class GraceFlamingo(Flamingo):
         return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
 
-def build(settings: FlamingoSettings, tokenizer: Any, visual_width: int, new_tokens: int = 0, pretrained: bool = True) -> GraceFlamingo:
+def build(
+    settings: FlamingoSettings, tokenizer: Any, visual_width: int, new_tokens: int = 0, pretrained: bool = True
+) -> GraceFlamingo:
     """A Flamingo for `tokenizer` plus `new_tokens` identifier tokens.
 
     `visual_width` is C. With `pretrained` False the language model gets its shape only (its weights come from a file

@@ -85,7 +85,13 @@ def cache_rows(cache: DynamicCache) -> Tensor:
 
 
 def _expand(
-    trie: Trie, nodes: Tensor, scores: Tensor, logits: Tensor, depth: int, normalisation: str, alphabet: list[int] | None
+    trie: Trie,
+    nodes: Tensor,
+    scores: Tensor,
+    logits: Tensor,
+    depth: int,
+    normalisation: str,
+    alphabet: list[int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, node ids and tokens of all children of all beams, [B, K, F]; places that are none have the score -inf."""
     first = trie.first[nodes].long()

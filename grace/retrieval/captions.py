@@ -78,6 +78,10 @@ def _allowed(logits: Tensor, prompts: Prompts) -> Tensor:
 
 
 def _texts(prompts: Prompts, rows: list, scores: list, ended: list, places: list[int]) -> Written:
-    whole = [(place, row[: row.index(prompts.end)], score) for place, row, score, done in zip(places, rows, scores, ended, strict=True) if done]
+    whole = [
+        (place, row[: row.index(prompts.end)], score)
+        for place, row, score, done in zip(places, rows, scores, ended, strict=True)
+        if done
+    ]
     texts = identifier_text(prompts.tokenizer, [row for _, row, _ in whole])
     return [(place, text.strip(), score) for (place, _, score), text in zip(whole, texts, strict=True)]

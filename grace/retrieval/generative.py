@@ -45,10 +45,14 @@ def _batches(prompt_ids: list[list[int]], size: int) -> list[list[int]]:
     by_length = defaultdict(list)
     for index, ids in enumerate(prompt_ids):
         by_length[len(ids)].append(index)
-    return [group[start : start + size] for _, group in sorted(by_length.items()) for start in range(0, len(group), size)]
+    return [
+        group[start : start + size] for _, group in sorted(by_length.items()) for start in range(0, len(group), size)
+    ]
 
 
-def _rank(best: Hypotheses, trie: Trie, owners: dict, settings: Retrieve, counts: dict) -> list[list[tuple[str, float]]]:
+def _rank(
+    best: Hypotheses, trie: Trie, owners: dict, settings: Retrieve, counts: dict
+) -> list[list[tuple[str, float]]]:
     """The top images of every query. Every hypothesis is checked against the identifier table, not against the trie."""
     out = []
     for leaves, scores, tokens in zip(best.leaves.tolist(), best.scores.tolist(), best.tokens.tolist(), strict=True):
@@ -65,7 +69,11 @@ def _rank(best: Hypotheses, trie: Trie, owners: dict, settings: Retrieve, counts
             for image in sorted(here):
                 if image in images:
                     counts["duplicates"] += 1
-                    images[image] = max(images[image], score) if settings.merge == "max" else float(np.logaddexp(images[image], score))
+                    images[image] = (
+                        max(images[image], score)
+                        if settings.merge == "max"
+                        else float(np.logaddexp(images[image], score))
+                    )
                 else:
                     images[image] = score
         counts["failed_queries"] += not images

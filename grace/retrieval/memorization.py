@@ -49,5 +49,9 @@ def memorization(
     for split in ("test", "train"):
         here = table["split"] == split
         images = pd.Series(right[here.to_numpy()]).groupby(table.loc[here, "image_id"].to_numpy()).any()
-        out[split] = {"correct": int(images.sum()), "images": len(images), "rate": float(images.mean()) if len(images) else 0.0}
+        out[split] = {
+            "correct": int(images.sum()),
+            "images": len(images),
+            "rate": float(images.mean()) if len(images) else 0.0,
+        }
     return out

@@ -50,7 +50,9 @@ def retrieve(
     with torch.inference_mode():
         media = flamingo.resample(vectors.visual([-1]).to(device, next(flamingo.parameters()).dtype))
     search = atomic_search if config["scheme"] == "atomic" else generative_search
-    rows, counts = search(flamingo, prompt_ids, media, tree.to(device), assigned, settings, queries["caption_id"].tolist())
+    rows, counts = search(
+        flamingo, prompt_ids, media, tree.to(device), assigned, settings, queries["caption_id"].tolist()
+    )
     seconds = time.perf_counter() - started
     memory = memorization(flamingo, assigned, tables, vectors, prompts, words.pad_token_id)
     write_run(output / "run.trec", rows, tag=config["scheme"])
@@ -64,5 +66,7 @@ def retrieve(
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise GraceError("retrieve.device is cuda but torch sees no GPU; set it to auto or cpu, or install a CUDA build of torch")
+        raise GraceError(
+            "retrieve.device is cuda but torch sees no GPU; set it to auto or cpu, or install a CUDA build of torch"
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -79,12 +79,19 @@ def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: Sc
     with open(log, "w", encoding="utf-8") as file:
         for step in trange(s.steps, desc="tower", unit="step", disable=None):
             chosen = next(batches)
-            rate = s.learning_rate * min(1.0, (step + 1) / max(1, s.warmup_steps)) * 0.5 * (1 + math.cos(math.pi * step / s.steps))
+            rate = (
+                s.learning_rate
+                * min(1.0, (step + 1) / max(1, s.warmup_steps))
+                * 0.5
+                * (1 + math.cos(math.pi * step / s.steps))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             shifted = shift(to_pixels(pixels_NHW3[chosen]), s.shift, rng)
             words = pad([ids[n][rng.integers(len(ids[n]))] for n in chosen])
-            similarity = model.log_scale.clamp(max=math.log(100)).exp() * model.images(shifted)[0] @ model.texts(*words).T
+            similarity = (
+                model.log_scale.clamp(max=math.log(100)).exp() * model.images(shifted)[0] @ model.texts(*words).T
+            )
             target = torch.arange(len(chosen))
             loss = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
             optimizer.zero_grad()
@@ -92,7 +99,12 @@ def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: Sc
             optimizer.step()
             if step % 10 == 0 or step == s.steps - 1:
                 speed = (step + 1) * len(chosen) / (time.perf_counter() - started)
-                line = {"step": step + 1, "loss": loss.item(), "learning_rate": rate, "samples_per_second": round(speed, 1)}
+                line = {
+                    "step": step + 1,
+                    "loss": loss.item(),
+                    "learning_rate": rate,
+                    "samples_per_second": round(speed, 1),
+                }
                 file.write(json.dumps(line) + "\n")
 
 
@@ -128,7 +140,12 @@ def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 def to_bytes(images: list[Image.Image], size: int) -> Tensor:
     """RGB bytes [B, size, size, 3]; images of another size are squashed."""
-    square = [image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC) if image.size != (size, size) else image.convert("RGB") for image in images]
+    square = [
+        image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        if image.size != (size, size)
+        else image.convert("RGB")
+        for image in images
+    ]
     return torch.from_numpy(np.stack([np.asarray(image) for image in square]))
 
 

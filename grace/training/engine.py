@@ -70,19 +70,24 @@ def train_model(
     engine = _engine(learner, training, sum(pool.batch for pool in pools))
     start = _resume(engine, state)
     samplers = [
-        Sampler(pool.samples.lengths(), pool.batch, (seed, place), rank(), world_size()) for place, pool in enumerate(pools)
+        Sampler(pool.samples.lengths(), pool.batch, (seed, place), rank(), world_size())
+        for place, pool in enumerate(pools)
     ]
     # Captions are supervised from their first token on, identifiers from the prompt's word `id` on.
     prompt_tokens = 0 if objective == "caption" else 1
     writer = _tensorboard(state, start)
     engine.train()
     began, seen = time.perf_counter(), 0
-    bar = tqdm(range(start, training.steps), desc="train", unit="step", disable=None, initial=start, total=training.steps)
+    bar = tqdm(
+        range(start, training.steps), desc="train", unit="step", disable=None, initial=start, total=training.steps
+    )
     for step in bar:
         for part in range(training.gradient_accumulation):
             micro = step * training.gradient_accumulation + part
             batches = [
-                collate(pool.samples, sampler.rows(micro), embeddings, pad_id, pool.kind, prompt_tokens).to(engine.device)
+                collate(pool.samples, sampler.rows(micro), embeddings, pad_id, pool.kind, prompt_tokens).to(
+                    engine.device
+                )
                 for pool, sampler in zip(pools, samplers, strict=True)
             ]
             loss, parts = engine(batches)
@@ -227,7 +232,9 @@ def _tensors(engine: Any, training: Training) -> dict[str, Tensor]:
     """The model's tensors on the CPU, gathered from ZeRO-3 shards if need be."""
     model = engine.module.flamingo
     if training.zero_stage < 3:
-        return {name: value.detach().cpu() for name, value in unique_tensors(model).items()} if is_first_process() else {}
+        return (
+            {name: value.detach().cpu() for name, value in unique_tensors(model).items()} if is_first_process() else {}
+        )
     import deepspeed
 
     out = {}

@@ -45,7 +45,17 @@ def scheme_pools(
     pools = []
     if memorize:
         prompt = prompts.memorize(identifiers.scheme)
-        pools.append(_pool("memorize", [prompt] * len(table), table, row_of[table["image_id"]].to_numpy(), prompts, atomic, memorize))
+        pools.append(
+            _pool(
+                "memorize",
+                [prompt] * len(table),
+                table,
+                row_of[table["image_id"]].to_numpy(),
+                prompts,
+                atomic,
+                memorize,
+            )
+        )
     if retrieve - pseudo:
         pairs = tables.captions_of("train")[["image_id", "text"]]
         pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, retrieve - pseudo))

@@ -6,7 +6,6 @@ the few classes of DeepSpeed that its own states hold, and refuses everything el
 
 from __future__ import annotations
 
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

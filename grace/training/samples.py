@@ -90,7 +90,9 @@ class Sampler:
         return np.random.default_rng([*self.seed, 0, epoch]).permutation(len(self.lengths))
 
 
-def collate(samples: Samples, rows: np.ndarray, embeddings: Embeddings, pad_id: int, kind: str, prompt_tokens: int) -> Batch:
+def collate(
+    samples: Samples, rows: np.ndarray, embeddings: Embeddings, pad_id: int, kind: str, prompt_tokens: int
+) -> Batch:
     """Pad the given samples. The last `prompt_tokens` tokens of the prompt (the word `id`) are supervised with the target.
 
     Supervised position l predicts token l + 1; the mask is built from lengths, without a loop over tokens.
@@ -106,7 +108,9 @@ def collate(samples: Samples, rows: np.ndarray, embeddings: Embeddings, pad_id: 
     real = places < lengths[:, None]
     input_ids[real] = torch.tensor([token for ids in inputs for token in ids])
     supervised = real & (places >= starts[:, None] - 1) if targets[0] else torch.zeros_like(real)
-    following = [(prompt + target)[start:] for prompt, target, start in zip(prompts, targets, starts.tolist(), strict=True)]
+    following = [
+        (prompt + target)[start:] for prompt, target, start in zip(prompts, targets, starts.tolist(), strict=True)
+    ]
     images, image_of = np.unique(samples.images[rows], return_inverse=True)
     return Batch(
         input_ids=input_ids,

@@ -53,7 +53,9 @@ def train(
     tables, words = load_dataset(dataset), read_tokenizer(tokenizer)
     assigned = load_identifiers(identifiers)
     if assigned.scheme != scheme:
-        raise GraceError(f"identifiers {identifiers} are of the scheme {assigned.scheme}, not {scheme}; name the right folder")
+        raise GraceError(
+            f"identifiers {identifiers} are of the scheme {assigned.scheme}, not {scheme}; name the right folder"
+        )
     if training.start_from != "scratch" and start_from is None:
         raise GraceError(f"train.start_from is {training.start_from}: name that model's folder with --start-from")
     vectors = load_embeddings(embeddings, len(tables.images))
@@ -65,7 +67,11 @@ def train(
         tables, assigned, pseudo_queries, prompts, training.memorize_batch, training.retrieve_batch,
         training.pseudo_query_share, model.max_length,
     )  # fmt: skip
-    settings = {"flamingo": flamingo.model_dump(), "training": training.model_dump(), "atomic_head": atomic_head.model_dump()}
+    settings = {
+        "flamingo": flamingo.model_dump(),
+        "training": training.model_dump(),
+        "atomic_head": atomic_head.model_dump(),
+    }
     key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, start_from)
     config = {
         "scheme": scheme,
@@ -110,7 +116,9 @@ def _add_atomic_head(model, assigned, tables, vectors, settings: Atomic, seed: i
     number = assigned.table["tokens"].map(lambda tokens: int(tokens[0]))
     order = assigned.table.assign(number=number).drop_duplicates("number").sort_values("number")
     if order["number"].tolist() != list(range(len(order))):
-        raise GraceError(f"identifiers {assigned.folder}: the class numbers are not 0 .. {len(order) - 1}; run identifiers again")
+        raise GraceError(
+            f"identifiers {assigned.folder}: the class numbers are not 0 .. {len(order) - 1}; run identifiers again"
+        )
     classes = torch.from_numpy(vectors.vectors[[row_of[image] for image in order["image_id"]]].copy())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -118,7 +126,9 @@ def _add_atomic_head(model, assigned, tables, vectors, settings: Atomic, seed: i
         model.atomic_head = AtomicHead(width, classes, settings.temperature, settings.train_class_matrix)
 
 
-def _fingerprint(settings: dict, scheme: str, seed: int, identifiers: str, embeddings: Path, start_from: Path | None) -> str:
+def _fingerprint(
+    settings: dict, scheme: str, seed: int, identifiers: str, embeddings: Path, start_from: Path | None
+) -> str:
     """What a resumable state belongs to: another configuration or another input must not go on with it."""
     said = json.dumps([settings, scheme, seed, identifiers, read_json(need(embeddings / "encode.json", "encode.json"))])
     digest = hashlib.sha256(said.encode())

@@ -22,7 +22,9 @@ def test_forms(prompts) -> None:
     assert prompts.caption_targets(["two dogs"])[0][-1] == prompts.end
 
 
-@pytest.mark.parametrize("caption", ["riding outside", "a # b#c", "id id", "x<image>y", "z<|endofchunk|>", "naïve 犬", ""])
+@pytest.mark.parametrize(
+    "caption", ["riding outside", "a # b#c", "id id", "x<image>y", "z<|endofchunk|>", "naïve 犬", ""]
+)
 def test_defect_01_04_a_caption_may_hold_anything(prompts, caption: str) -> None:
     ids = prompts.retrieve([caption])[0]
     assert ids.count(prompts.media) == 1 and prompts.end not in ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -29,9 +31,7 @@ def test_scenes_are_unique(drawn) -> None:
 
 def test_an_oracle_of_the_stated_facts_finds_the_scene(drawn, written) -> None:
     hits = [
-        1 / sum(facts.hold_in(scene) for scene in drawn)
-        for scene_captions in written
-        for _, facts in scene_captions
+        1 / sum(facts.hold_in(scene) for scene in drawn) for scene_captions in written for _, facts in scene_captions
     ]  # a tie counts as the chance of guessing it
     assert len(hits) == 5 * TEST
     assert np.mean(hits) >= 0.95
@@ -59,7 +59,7 @@ def test_captions_are_english(written) -> None:
     for pairs in written:
         for text, _ in pairs:
             words = text.replace(",", "").replace(":", "").split()
-            for article, word in zip(words, words[1:], strict=False):
+            for article, word in itertools.pairwise(words):
                 if article in ("a", "an"):
                     assert (article == "an") == (word[0] in "aeiou"), text
             assert "  " not in text and " ," not in text and text == text.strip()
@@ -80,7 +80,9 @@ def test_every_shape_looks_different() -> None:
 
     scene = draw_scenes(1, seed=0)[0]
     pictures = [
-        render(replace(scene, objects=(replace(scene.objects[0], shape=shape),)), 96, np.random.default_rng(0)).tobytes()
+        render(
+            replace(scene, objects=(replace(scene.objects[0], shape=shape),)), 96, np.random.default_rng(0)
+        ).tobytes()
         for shape in SHAPES
     ]
     assert len(set(pictures)) == len(SHAPES)

@@ -73,7 +73,11 @@ def test_wide_search_equals_brute_force(parts, seed: int, normalisation: str) ->
     for query in range(2):
         here = found.leaves[query] >= 0
         assert int(here.sum()) == len(sequences)
-        got = {trie.images_at_leaf(leaf)[0]: score for leaf, score in zip(found.leaves[query].tolist(), found.scores[query].tolist(), strict=True) if leaf >= 0}
+        got = {
+            trie.images_at_leaf(leaf)[0]: score
+            for leaf, score in zip(found.leaves[query].tolist(), found.scores[query].tolist(), strict=True)
+            if leaf >= 0
+        }
         for image, score in zip(images, want, strict=True):
             assert got[f"im{image}"] == pytest.approx(score, abs=1e-4)
         paths = {tuple(t for t in path if t >= 0) for path in found.tokens[query][here].tolist()}

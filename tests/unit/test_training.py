@@ -40,7 +40,9 @@ def model(tokenizer):
 @pytest.fixture(scope="module")
 def vectors() -> Embeddings:
     rng = np.random.default_rng(0)
-    return Embeddings(rng.normal(size=(54, 8)).astype("f4"), rng.normal(size=(54, 4, 16)).astype("f2"), np.zeros((1, 4, 16), "f2"))
+    return Embeddings(
+        rng.normal(size=(54, 8)).astype("f4"), rng.normal(size=(54, 4, 16)).astype("f2"), np.zeros((1, 4, 16), "f2")
+    )
 
 
 def some_samples(prompts: Prompts) -> Samples:
@@ -121,7 +123,10 @@ def test_hidden_states_with_a_cache_equal_those_without(tokenizer, vectors, mode
     whole, _ = model.hidden_states(ids, media)
     cache = DynamicCache()
     parts = [model.hidden_states(ids[:, : len(prompt)], media, past_key_values=cache)[0]]
-    parts += [model.hidden_states(ids[:, i : i + 1], media, past_key_values=cache)[0] for i in range(len(prompt), ids.shape[1])]
+    parts += [
+        model.hidden_states(ids[:, i : i + 1], media, past_key_values=cache)[0]
+        for i in range(len(prompt), ids.shape[1])
+    ]
     assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-4)
     blind, _ = model.hidden_states(ids, torch.zeros_like(media))
     assert not torch.allclose(blind, whole, atol=1e-4), "the language model does not see the image"
@@ -187,7 +192,9 @@ def test_defect_07_identifier_tokens_are_trained(tiny, tokenizer_folder, tokeniz
     rows = model.lang_encoder.get_input_embeddings().weight
     largest = max(max(tokens) for tokens in assigned.table["tokens"])
     assert len(tokenizer) <= largest < len(rows)
-    pools = scheme_pools(load_dataset(tiny["dataset"]), assigned, tiny["pseudo_queries"], Prompts(tokenizer), 4, 4, 0.5, 96)
+    pools = scheme_pools(
+        load_dataset(tiny["dataset"]), assigned, tiny["pseudo_queries"], Prompts(tokenizer), 4, 4, 0.5, 96
+    )
     vectors = Embeddings(np.zeros((54, 8), "f4"), np.ones((54, 4, 16), "f2"), np.zeros((1, 4, 16), "f2"))
     for pool in pools:
         batch = collate(pool.samples, np.arange(4), vectors, tokenizer.pad_token_id, pool.kind, 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grace.config import Captioner, Config, Flamingo, ScratchLanguageModel, ScratchTower, Scenes, Tower
+from grace.config import Captioner, Config, Flamingo, Scenes, ScratchLanguageModel, ScratchTower, Tower
 from grace.data.scenes import scenes
 from grace.embeddings import encode
 from grace.model.tokenizer import tokenizer
