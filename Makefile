@@ -48,10 +48,10 @@ clean:
 	"$(PYTHON)" -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/run.txt
+	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/no-deps.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/dev.txt
 	touch $@

@@ -75,7 +75,7 @@ class ScratchTower(Section):
     text_width: Positive = Field(128, description="width of the text transformer")
     text_layers: Positive = Field(2, description="layers of the text transformer")
     embedding_dim: Positive = Field(128, description="dimension of the joint embedding space")
-    steps: Positive = Field(500, description="optimizer steps")
+    steps: Positive = Field(400, description="optimizer steps")
     batch_size: Positive = Field(128, description="image-caption pairs a step")
     learning_rate: Rate = Field(8e-4, description="AdamW peak learning rate (cosine decay)")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
