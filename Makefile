@@ -16,7 +16,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
-# pytest on a machine of two cores: one process of tests each, one thread each
+# pytest on a machine of two cores: one process of tests each, one thread each; threads of the workflows that they start wait
+# without spinning, or two workflows at once would take ten times as long
 TESTS ?= -n 2 --dist loadfile
 
 run: .venv/run.done
@@ -28,7 +29,7 @@ run: .venv/run.done
 	echo "Report: $(CURDIR)/$$output/report/index.html"
 
 test: lint
-	@OMP_NUM_THREADS=1 python -m pytest $(TESTS)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest $(TESTS)
 
 lint: .venv/test.done
 	@ruff check .

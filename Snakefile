@@ -28,7 +28,7 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        rules.report.output,
+        wanted,
 
 
 rule data:

@@ -75,7 +75,7 @@ class ScratchTower(Section):
     text_width: Positive = Field(128, description="width of the text transformer")
     text_layers: Positive = Field(2, description="layers of the text transformer")
     embedding_dim: Positive = Field(128, description="dimension of the joint embedding space")
-    steps: Positive = Field(400, description="optimizer steps")
+    steps: Positive = Field(360, description="optimizer steps")
     batch_size: Positive = Field(128, description="image-caption pairs a step")
     learning_rate: Rate = Field(8e-4, description="AdamW peak learning rate (cosine decay)")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
@@ -256,7 +256,7 @@ class Train(Training):
     """Training of the retrieval models."""
 
     atomic_head: Atomic = Atomic()
-    atomic: SchemeTraining = SchemeTraining(steps=350, learning_rate=2e-3, pseudo_query_share=0.0)
+    atomic: SchemeTraining = SchemeTraining(steps=300, learning_rate=2e-3, pseudo_query_share=0.0)
     structured: SchemeTraining = SchemeTraining(start_from="atomic")
     semantic: SchemeTraining = SchemeTraining()
     string: SchemeTraining = SchemeTraining()
