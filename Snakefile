@@ -37,4 +37,5 @@ rule data:
 
 
 onsuccess:
-    print(f"report: {OUTPUT}/report/index.html")
+    if not workflow.dag_settings.until:
+        print(f"report: {OUTPUT}/report/index.html")

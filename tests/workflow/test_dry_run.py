@@ -38,6 +38,8 @@ def test_until_a_stage(workflow):
     assert set(workflow.planned("--until", "identifiers")) == {
         *("dataset", "tokenizer", "tower", "encode", "captioner", "pseudo_queries", "identifiers"),
     }
+    plan = workflow.planned("--until", "train")
+    assert plan["train"] == 2 and not {"retrieve", "evaluate", "report"} & set(plan)
     assert set(workflow.planned("data")) == {"dataset", "data"}
 
 
