@@ -30,6 +30,15 @@ def atomic_search(
         scores, places = logits.log_softmax(-1)[:, rows].topk(depth, dim=1)
         for query, best, where in zip(chosen, scores.tolist(), places.tolist(), strict=True):
             out[query] = [(images[place], score) for score, place in zip(best, where, strict=True)]
+    # The class of every answer is looked up in the trie, which was built apart from the rows above.
+    own = {image: trie.walk([int(row)]) for image, row in zip(images, rows.tolist(), strict=True)}
+    valid = {image: node is not None and image in trie.images_at(node) for image, node in own.items()}
     hypotheses = sum(map(len, out.values()))
-    counts = {"hypotheses": hypotheses, "invalid": 0, "duplicates": 0, "failed_queries": 0, "valid_rate": 1.0}
+    counts = {
+        "hypotheses": hypotheses,
+        "invalid": sum(not valid[image] for answers in out.values() for image, _ in answers),
+        "duplicates": sum(len(answers) - len({image for image, _ in answers}) for answers in out.values()),
+        "failed_queries": sum(not answers for answers in out.values()),
+    }
+    counts["valid_rate"] = 1 - counts["invalid"] / hypotheses if hypotheses else 0.0
     return {query_ids[i]: out[i] for i in range(len(prompt_ids))}, counts

@@ -162,8 +162,7 @@ def shift(pixels: Tensor, most: int, rng: np.random.Generator) -> Tensor:
         return pixels
     y, x = (int(v) for v in rng.integers(0, 2 * most + 1, size=2))
     height, width = pixels.shape[-2:]
-    # A crop is a view with strides, on which the convolutions are twice as slow.
-    return F.pad(pixels, (most,) * 4, mode="replicate")[..., y : y + height, x : x + width].contiguous()
+    return F.pad(pixels, (most,) * 4, mode="replicate")[..., y : y + height, x : x + width]
 
 
 def _epochs(number: int, batch: int, rng: np.random.Generator):
