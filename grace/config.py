@@ -149,6 +149,10 @@ class Training(Section):
 
     steps: Positive = Field(400, description="optimizer steps")
     memorize_batch: Count = Field(4, description="memorize samples (image to identifier) a step and process")
+    memorize_images: Literal["all", "gallery"] = Field(
+        "all",
+        description="images that are memorize samples: train and test images, or those of the gallery (test) alone",
+    )
     retrieve_batch: Count = Field(
         64, description="retrieve samples (text to identifier) a step and process; for the captioner: captions"
     )
@@ -235,6 +239,7 @@ class SchemeTraining(Section):
 
     steps: Positive | None = Field(None, description="optimizer steps")
     memorize_batch: Count | None = Field(None, description="memorize samples a step and process")
+    memorize_images: Literal["all", "gallery"] | None = Field(None, description="images that are memorize samples")
     retrieve_batch: Count | None = Field(None, description="retrieve samples a step and process")
     pseudo_query_share: float | None = Field(None, ge=0, le=1, description="share of pseudo-queries among them")
     learning_rate: Rate | None = Field(None, description="AdamW peak learning rate")
@@ -257,7 +262,7 @@ class Train(Training):
 
     atomic_head: Atomic = Atomic()
     atomic: SchemeTraining = SchemeTraining(steps=300, learning_rate=2e-3, pseudo_query_share=0.0)
-    structured: SchemeTraining = SchemeTraining(start_from="atomic")
+    structured: SchemeTraining = SchemeTraining(memorize_batch=64, start_from="atomic")
     semantic: SchemeTraining = SchemeTraining()
     string: SchemeTraining = SchemeTraining()
     numeric: SchemeTraining = SchemeTraining()

@@ -1,6 +1,6 @@
 """What every scheme trains on: the pools of memorize and retrieve samples.
 
-- memorize: every train and test image with each of its identifiers.
+- memorize: every train and test image with each of its identifiers, or the gallery (test) images alone.
 - retrieve: the gold captions of the train images, and the pseudo-queries of the gallery (test) images. No gold caption of
   a val or test image is ever a sample.
 - caption (the captioner): the gold captions of the train images, with their images.
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from grace.config import Training
 from grace.data.tables import DatasetTables
 from grace.errors import GraceError
 from grace.files import read_table
@@ -34,31 +35,24 @@ class Pool:
 
 
 def scheme_pools(
-    tables: DatasetTables, identifiers: IdentifierTables, pseudo_queries: Path, prompts: Prompts,
-    memorize: int, retrieve: int, pseudo_share: float, limit: int | None,
+    tables: DatasetTables, identifiers: IdentifierTables, pseudo_queries: Path, prompts: Prompts, training: Training,
+    limit: int | None,
 ) -> list[Pool]:  # fmt: skip
-    """The pools of one scheme; batch sizes of zero leave a pool out."""
+    """The pools of one scheme; batch sizes of zero leave a pool out. `limit`: longest sequence that the model reads."""
     table = identifiers.table
     row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
     atomic = identifiers.scheme == "atomic"
-    pseudo = round(retrieve * pseudo_share)
+    pseudo = round(training.retrieve_batch * training.pseudo_query_share)
+    gold = training.retrieve_batch - pseudo
     pools = []
-    if memorize:
-        prompt = prompts.memorize(identifiers.scheme)
-        pools.append(
-            _pool(
-                "memorize",
-                [prompt] * len(table),
-                table,
-                row_of[table["image_id"]].to_numpy(),
-                prompts,
-                atomic,
-                memorize,
-            )
-        )
-    if retrieve - pseudo:
+    if training.memorize_batch:
+        chosen = table if training.memorize_images == "all" else identifiers.of_split("test")
+        prompt_ids = [prompts.memorize(identifiers.scheme)] * len(chosen)
+        rows = row_of[chosen["image_id"]].to_numpy()
+        pools.append(_pool("memorize", prompt_ids, chosen, rows, prompts, atomic, training.memorize_batch))
+    if gold:
         pairs = tables.captions_of("train")[["image_id", "text"]]
-        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, retrieve - pseudo))
+        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, gold))
     if pseudo:
         pairs = read_table(pseudo_queries / "pseudo_queries.parquet", "pseudo-queries", ["image_id", "text"])
         strangers = set(pairs["image_id"]) - set(tables.gallery["image_id"])

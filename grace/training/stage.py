@@ -63,10 +63,7 @@ def train(
     prompts = Prompts(words)
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
-    pools = scheme_pools(
-        tables, assigned, pseudo_queries, prompts, training.memorize_batch, training.retrieve_batch,
-        training.pseudo_query_share, model.max_length,
-    )  # fmt: skip
+    pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
     settings = {
         "flamingo": flamingo.model_dump(),
         "training": training.model_dump(),

@@ -192,8 +192,9 @@ def test_defect_07_identifier_tokens_are_trained(tiny, tokenizer_folder, tokeniz
     rows = model.lang_encoder.get_input_embeddings().weight
     largest = max(max(tokens) for tokens in assigned.table["tokens"])
     assert len(tokenizer) <= largest < len(rows)
+    training = Training(memorize_batch=4, retrieve_batch=4, pseudo_query_share=0.5)
     pools = scheme_pools(
-        load_dataset(tiny["dataset"]), assigned, tiny["pseudo_queries"], Prompts(tokenizer), 4, 4, 0.5, 96
+        load_dataset(tiny["dataset"]), assigned, tiny["pseudo_queries"], Prompts(tokenizer), training, 96
     )
     vectors = Embeddings(np.zeros((54, 8), "f4"), np.ones((54, 4, 16), "f2"), np.zeros((1, 4, 16), "f2"))
     for pool in pools:
@@ -212,11 +213,18 @@ def test_no_gold_caption_of_the_gallery_is_trained_on(tiny, tokenizer_folder, to
         pseudo_queries=None, output=out, settings=Identifiers(),
     )  # fmt: skip
     tables = load_dataset(tiny["dataset"])
-    pools = scheme_pools(tables, load_identifiers(out), tiny["pseudo_queries"], Prompts(tokenizer), 4, 4, 0.5, 96)
+    training = Training(memorize_batch=4, retrieve_batch=4, pseudo_query_share=0.5)
+    assigned = load_identifiers(out)
+    pools = scheme_pools(tables, assigned, tiny["pseudo_queries"], Prompts(tokenizer), training, 96)
     prompts = {tuple(ids) for pool in pools for ids in pool.samples.prompts}
     hidden = [*tables.captions_of("test")["text"], *tables.captions_of("val")["text"]]
     assert not prompts & {tuple(ids) for ids in Prompts(tokenizer).retrieve(hidden)}
     assert {pool.kind: len(pool.samples) for pool in pools} == {"memorize": 50, "retrieve": 60, "pseudo": 60}
+
+    training = training.model_copy(update={"memorize_images": "gallery"})
+    memorize = scheme_pools(tables, assigned, tiny["pseudo_queries"], Prompts(tokenizer), training, 96)[0]
+    gallery = tables.images.index[tables.images["split"] == "test"]
+    assert sorted(memorize.samples.images) == sorted(gallery)
 
 
 def test_learning_rate() -> None:
