@@ -30,6 +30,7 @@ from grace.config import (
     parse_settings,
 )
 from grace.errors import GraceError
+from grace.schemes import SCHEMES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +56,7 @@ Trie = Annotated[Path, typer.Option(help="trie file (made by `trie`)")]
 Model = Annotated[Path, typer.Option(help="model folder (made by `train`)")]
 Run = Annotated[Path, typer.Option(help="TREC run of the system")]
 Retrieval = Annotated[Path, typer.Option(help="retrieval.json of the system")]
-Scheme = Annotated[str, typer.Option(help="numeric, string, semantic, structured or atomic")]
+Scheme = Annotated[str, typer.Option(help=", ".join(SCHEMES))]
 Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training")]
 
 
@@ -361,7 +362,7 @@ def config_command(
         typer.echo(value_of(load(Path("config.yaml")), get))
     elif drift:
         if names := drifted(Path.cwd()):
-            raise GraceError(f"{', '.join(names)}: not what grace/config.py says; run python -m grace config --write")
+            raise GraceError(f"{', '.join(names)}: not what grace/config/ says; run python -m grace config --write")
     elif write:
         for path in write_all(Path.cwd()):
             typer.echo(f"wrote {path}")

@@ -20,7 +20,7 @@ from grace.files import replacing
 
 HEADER = """\
 # yaml-language-server: $schema=config/schema.json
-# GRACE: every key, its default and its meaning. Made by `python -m grace config --write` from grace/config.py.
+# GRACE: every key, its default and its meaning. Made by `python -m grace config --write` from grace/config/.
 # Rather than edit this file, write only the keys that differ into a file of your own and lay it over this one:
 #   snakemake --cores all --configfile config/mine.yaml
 """

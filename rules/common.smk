@@ -9,9 +9,10 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
-from grace.config import SCHEMES, Config
+from grace.config import Config
 from grace.config import parse as parse_config
 from grace.errors import GraceError
+from grace.schemes import SCHEMES
 from grace.stages import STAGES
 
 try:

@@ -16,8 +16,9 @@ from rich.table import Table
 
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import read_rows
+from grace.schemes import SCHEMES
 
-ORDER = ("baseline", "numeric", "string", "semantic", "structured", "atomic")
+ORDER = ("baseline", *SCHEMES)
 
 
 def show(metrics: Path, console: Console | None = None) -> None:

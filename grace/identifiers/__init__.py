@@ -1,4 +1,4 @@
-"""Stage `identifiers`: gives every train and test image its identifier, by one of the schemes in the registry.
+"""Stage `identifiers`: gives every train and test image its identifier, by one of the schemes of `grace.schemes`.
 
 Reads the data set, the tokenizer and, where the scheme needs them, image embeddings or pseudo-queries; writes
 `identifiers.parquet`, `tokens.json` and `statistics.json` (see `base` and `statistics`). Command:
@@ -6,7 +6,8 @@ Reads the data set, the tokenizer and, where the scheme needs them, image embedd
     python -m grace identifiers --scheme structured --seed 0 --dataset DIR --tokenizer DIR --embeddings DIR \
         --pseudo-queries DIR --output DIR
 
-A new scheme is one file `grace/identifiers/NAME.py` with a function `NAME(inputs) -> Assignment`, and one line here.
+A new scheme is one file `grace/identifiers/NAME.py` with a function `NAME(inputs) -> Assignment`, and one line in
+`grace/schemes.py`.
 """
 
 from __future__ import annotations
@@ -23,20 +24,13 @@ from grace.data.tables import load_dataset
 from grace.errors import GraceError, did_you_mean
 from grace.files import replacing_folder, write_json, write_table
 from grace.identifiers.base import Assignment, Inputs, end_token_id, read_tokenizer
-
-REGISTRY: dict[str, str] = {
-    "numeric": "running number, digits apart",
-    "string": "running number, as the tokenizer cuts it",
-    "semantic": "gold captions of train images, pseudo-queries of gallery images",
-    "structured": "path in a hierarchical k-means tree over image embeddings",
-    "atomic": "one class an image",
-}
+from grace.schemes import SCHEMES
 
 
 def scheme_function(scheme: str) -> Callable[[Inputs], Assignment]:
     """Return the function of a scheme; an unknown name is a `GraceError`."""
-    if scheme not in REGISTRY:
-        raise GraceError(f"unknown identifier scheme '{scheme}'{did_you_mean(scheme, REGISTRY)}")
+    if scheme not in SCHEMES:
+        raise GraceError(f"unknown identifier scheme '{scheme}'{did_you_mean(scheme, SCHEMES)}")
     return getattr(import_module(f"grace.identifiers.{scheme}"), scheme)
 
 

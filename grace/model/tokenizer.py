@@ -11,11 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from grace.config import SCHEMES, Flamingo
+from grace.config import Flamingo
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
 from grace.files import replacing_folder
 from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS
+from grace.schemes import SCHEMES
 
 
 def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:

@@ -1,7 +1,8 @@
 """Training objectives: one function an objective, one line in `OBJECTIVES`.
 
-An objective maps (model, batch) to (sum of losses in nats, number of terms). The generation loss stands on the word `id`,
-the identifier tokens and the end token only; atomic is a softmax over all images.
+A scheme names its objective in `grace.schemes`. An objective maps (model, batch) to (sum of losses in nats, number of
+terms). `generate` stands on the word `id`, the identifier tokens and the end token only; `caption` on the whole caption;
+`classify` is a softmax over all images.
 """
 
 from __future__ import annotations
@@ -36,9 +37,6 @@ def classification_loss(model, batch: Batch) -> tuple[Tensor, Tensor]:
 
 OBJECTIVES: dict[str, Callable] = {
     "caption": generation_loss,
-    "numeric": generation_loss,
-    "string": generation_loss,
-    "semantic": generation_loss,
-    "structured": generation_loss,
-    "atomic": classification_loss,
+    "generate": generation_loss,
+    "classify": classification_loss,
 }

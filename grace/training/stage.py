@@ -28,6 +28,7 @@ from grace.model.checkpoints import load_weights, read_config, save_model
 from grace.model.flamingo import GraceFlamingo, add_tokens, build
 from grace.prompts import Prompts
 from grace.provenance import provenance
+from grace.schemes import SCHEMES
 from grace.training.engine import is_first_process, train_model
 from grace.training.pools import scheme_pools
 from grace.training.state import TrainingState
@@ -80,7 +81,7 @@ def train(
         "classes": len(model.atomic_head.classes) if scheme == "atomic" else 0,
         "class_width": int(vectors.vectors.shape[1]),
     }
-    run(model, pools, scheme, seed, vectors, words, training, state, key, output, config)
+    run(model, pools, SCHEMES[scheme].objective, seed, vectors, words, training, state, key, output, config)
 
 
 def run(model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:

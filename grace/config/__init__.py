@@ -1,0 +1,105 @@
+"""The configuration: pydantic models that are the one truth for every key, its default, its unit and its meaning.
+
+`config.yaml` (commented defaults) and `config/schema.json` are generated from these models by `python -m grace config`;
+a test fails when they drift. Every stage reads one section, its *slice*, and is rerun only when its slice changes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from grace.config.base import Count, Section, parse, parse_settings
+from grace.config.data import Dataset, Karpathy, Scenes
+from grace.config.models import Flamingo, OpenClip, PretrainedLanguageModel, ScratchLanguageModel, ScratchTower, Tower
+from grace.config.results import Evaluate, Report, Resources, Retrieve
+from grace.config.training import Atomic, Captioner, Identifiers, PseudoQueries, SchemeTraining, Train, Training
+from grace.errors import GraceError
+from grace.schemes import SCHEMES
+
+__all__ = [
+    "Atomic",
+    "Captioner",
+    "Config",
+    "Dataset",
+    "Evaluate",
+    "Flamingo",
+    "Identifiers",
+    "Karpathy",
+    "OpenClip",
+    "PretrainedLanguageModel",
+    "PseudoQueries",
+    "Report",
+    "Resources",
+    "Retrieve",
+    "Scenes",
+    "SchemeTraining",
+    "ScratchLanguageModel",
+    "ScratchTower",
+    "Section",
+    "Tower",
+    "Train",
+    "Training",
+    "load",
+    "parse",
+    "parse_settings",
+]
+
+Scheme = Literal[tuple(SCHEMES)]
+
+
+class Config(Section):
+    """GRACE: from images and captions to a Recall table."""
+
+    output: str = Field("results", description="folder of everything that is made")
+    schemes: tuple[Scheme, ...] = Field(
+        ("atomic", "structured"),
+        description="identifier schemes to train: numeric, string, semantic, structured, atomic",
+    )
+    seeds: tuple[Count, ...] = Field(
+        (0,), description="seeds: each trains every scheme once more, with other identifiers"
+    )
+    dataset: Dataset = Dataset()
+    tower: Tower = Tower()
+    flamingo: Flamingo = Flamingo()
+    captioner: Captioner = Captioner()
+    pseudo_queries: PseudoQueries = PseudoQueries()
+    identifiers: Identifiers = Identifiers()
+    train: Train = Train()
+    retrieve: Retrieve = Retrieve()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if not self.schemes:
+            raise ValueError("schemes: name at least one scheme")
+        if len(set(self.schemes)) < len(self.schemes) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("schemes and seeds: each may stand only once")
+        if not self.seeds:
+            raise ValueError("seeds: name at least one seed")
+        if self.dataset.source == "karpathy" and not (self.dataset.karpathy.json_file and self.dataset.karpathy.images):
+            raise ValueError("dataset.karpathy: json_file and images must be set when dataset.source is karpathy")
+        if self.tower.scratch.image_size % self.tower.scratch.patch_size:
+            raise ValueError("tower.scratch: patch_size must divide image_size")
+        if self.train.for_scheme("atomic").start_from == "atomic":
+            raise ValueError("train.atomic.start_from: atomic cannot start from itself; set captioner or scratch")
+        if self.pseudo_queries.source == "file" and not self.pseudo_queries.file:
+            raise ValueError("pseudo_queries.file must be set when pseudo_queries.source is file")
+        return self
+
+
+def load(path: Path | str) -> Config:
+    """Read and validate one whole configuration file (YAML)."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GraceError(f"configuration file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return parse(Config, values or {}, f"configuration file {path}")

@@ -1,0 +1,45 @@
+"""Configuration of the stage `dataset`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from grace.config.base import Count, Name, Positive, Section
+
+
+class Scenes(Section):
+    """Pictures that the project draws itself."""
+
+    train_images: Positive = Field(2000, description="images of the train split")
+    val_images: Positive = Field(100, description="images of the val split")
+    test_images: Positive = Field(500, description="images of the test split: the gallery")
+    captions_per_image: Positive = Field(5, description="differently worded captions of an image")
+    image_size: int = Field(96, ge=48, le=1024, description="width and height, pixels")
+    seed: Count = Field(0, description="seed of the drawings and captions")
+
+
+class Karpathy(Section):
+    """A JSON file in Karpathy's format and a folder of images."""
+
+    json_file: str = Field(
+        "", description="path of dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json, ..."
+    )
+    images: str = Field("", description="folder that holds the images (COCO: the one with train2014/ and val2014/)")
+    restval: Literal["train", "drop"] = Field(
+        "train", description="COCO's restval split: train, as the field does, or drop, as the paper does"
+    )
+    max_train: Count = Field(0, description="keep only the first N train images after a seeded shuffle; 0 keeps all")
+    max_val: Count = Field(0, description="the same for val")
+    max_test: Count = Field(0, description="the same for test")
+    seed: Count = Field(0, description="seed of that shuffle")
+
+
+class Dataset(Section):
+    name: Name = Field("scenes", description="name of the data set: its results stand in {output}/{name}/")
+    source: Literal["scenes", "karpathy"] = Field(
+        "scenes", description="where it comes from: scenes (drawn) or karpathy (JSON + images)"
+    )
+    scenes: Scenes = Scenes()
+    karpathy: Karpathy = Karpathy()

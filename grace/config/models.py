@@ -1,0 +1,91 @@
+"""Configuration of the vision tower and of the multimodal language model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from grace.config.base import Count, Positive, Rate, Section
+
+
+class ScratchTower(Section):
+    """A small dual encoder trained from scratch on the train split: vision tower and baseline in one."""
+
+    image_size: Positive = Field(96, description="images are resized to this many pixels, squashed")
+    patch_size: Positive = Field(
+        32, multiple_of=8, description="pixels of a patch's side, a multiple of 8; must divide image_size"
+    )
+    width: Positive = Field(128, description="width of the vision transformer")
+    layers: Positive = Field(3, description="layers of the vision transformer")
+    heads: Positive = Field(4, description="attention heads of both transformers")
+    text_width: Positive = Field(128, description="width of the text transformer")
+    text_layers: Positive = Field(2, description="layers of the text transformer")
+    embedding_dim: Positive = Field(128, description="dimension of the joint embedding space")
+    steps: Positive = Field(360, description="optimizer steps")
+    batch_size: Positive = Field(128, description="image-caption pairs a step")
+    learning_rate: Rate = Field(8e-4, description="AdamW peak learning rate (cosine decay)")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
+    warmup_steps: Count = Field(50, description="steps of linear warm-up")
+    shift: Count = Field(3, description="random shifts of the image, at most this many pixels each way")
+    seed: Count = Field(0, description="seed of initialisation, batches and shifts")
+
+
+class OpenClip(Section):
+    """Any open_clip model."""
+
+    model: str = Field(
+        "ViT-L-14", description="open_clip model name, path of a JSON model configuration, or local-dir:/folder"
+    )
+    pretrained: str = Field("openai", description="pretrained tag or path of a weights file")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the tower")
+
+
+class Tower(Section):
+    kind: Literal["scratch", "open_clip"] = Field(
+        "scratch", description="vision tower: scratch (trained here) or open_clip"
+    )
+    scratch: ScratchTower = ScratchTower()
+    open_clip: OpenClip = OpenClip()
+    encode_batch: Positive = Field(256, description="images encoded at a time")
+
+
+class ScratchLanguageModel(Section):
+    """A language model with random weights and a tokenizer trained on the train captions."""
+
+    architecture: Literal["opt", "llama"] = Field("opt", description="family of the language model")
+    width: Positive = Field(128, description="hidden size")
+    layers: Positive = Field(4, description="decoder layers")
+    heads: Positive = Field(4, description="attention heads")
+    max_length: Positive = Field(256, description="longest sequence, tokens")
+    vocabulary: Positive = Field(600, description="size of the byte-level BPE vocabulary, before identifier tokens")
+
+
+class PretrainedLanguageModel(Section):
+    """A language model and tokenizer by hub name or local folder."""
+
+    model: str = Field(
+        "anas-awadalla/mpt-1b-redpajama-200b",
+        description="hub name or folder of a causal language model (OPT, GPT-NeoX, MPT, Llama, GPT-J)",
+    )
+    tokenizer: str = Field("", description="hub name or folder of the tokenizer; empty: the model's own")
+
+
+class Flamingo(Section):
+    """The multimodal language model."""
+
+    language_model: Literal["scratch", "pretrained"] = Field(
+        "scratch", description="scratch (made here) or pretrained (by name or folder)"
+    )
+    scratch: ScratchLanguageModel = ScratchLanguageModel()
+    pretrained: PretrainedLanguageModel = PretrainedLanguageModel()
+    checkpoint: str = Field("", description="safetensors file of Flamingo weights to start from; empty: none")
+    cross_attention_every: Positive = Field(2, description="a gated cross-attention before every Nth decoder layer")
+    cross_attention_heads: Positive = Field(4, description="heads of the cross-attention (published model: 8)")
+    cross_attention_head_dim: Positive = Field(32, description="dimension of such a head (published model: 64)")
+    perceiver_depth: Positive = Field(1, description="layers of the perceiver resampler (published model: 6)")
+    perceiver_latents: Positive = Field(
+        9, description="visual tokens that the language model sees (published model: 64)"
+    )
+    gate: float = Field(0.5, description="start value of the cross-attention gates (published model: 0.0)")
+    seed: Count = Field(0, description="seed of the random weights")

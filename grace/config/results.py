@@ -1,0 +1,52 @@
+"""Configuration of search, evaluation, report and resources."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from grace.config.base import Count, Positive, Section
+
+
+class Retrieve(Section):
+    """Trie-constrained decoding."""
+
+    beams: Positive = Field(10, description="beams of the search")
+    depth: Positive = Field(10, description="images kept of every query")
+    batch_size: Positive = Field(64, description="queries decoded at a time")
+    normalisation: Literal["full", "children", "level"] = Field(
+        "full", description="softmax of a token's score: full vocabulary, the valid children, or the level's alphabet"
+    )
+    merge: Literal["max", "logsumexp"] = Field("max", description="score of an image with several identifiers")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the search")
+
+
+class Evaluate(Section):
+    """Measures and their uncertainty."""
+
+    resamples: Positive = Field(
+        2000,
+        description="bootstrap and permutation resamples, drawn by image: captions of one image are not independent",
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
+    seed: Count = Field(0, description="seed of the resampling")
+
+
+class Report(Section):
+    """The HTML page."""
+
+    title: str = Field("GRACE: generative image retrieval", description="title of the page")
+    examples: Count = Field(8, description="hits and as many misses shown with pictures, a system")
+
+
+class Resources(Section):
+    """What a job may ask for."""
+
+    train_threads: Positive = Field(2, description="processor threads of one training job")
+    solo_threads: Positive = Field(
+        2,
+        description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries",
+    )
+    gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
+    processes: Positive = Field(1, description="training processes (torchrun) of one job")

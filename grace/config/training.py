@@ -1,0 +1,143 @@
+"""Configuration of the trainings, pseudo-queries and identifiers; every scheme of `grace.schemes` has its keys in `Train`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, create_model
+
+from grace.config.base import Count, Positive, Rate, Section
+from grace.schemes import SCHEMES
+
+
+class Training(Section):
+    """How one Flamingo is trained; the captioner and every scheme have these keys."""
+
+    steps: Positive = Field(400, description="optimizer steps")
+    memorize_batch: Count = Field(4, description="memorize samples (image to identifier) a step and process")
+    memorize_images: Literal["all", "gallery"] = Field(
+        "all",
+        description="images that are memorize samples: train and test images, or those of the gallery (test) alone",
+    )
+    retrieve_batch: Count = Field(
+        64, description="retrieve samples (text to identifier) a step and process; for the captioner: captions"
+    )
+    pseudo_query_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images",
+    )
+    learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
+    schedule: Literal["linear", "cosine"] = Field("cosine", description="decay of the learning rate after warm-up")
+    warmup_steps: Count = Field(30, description="steps of linear warm-up")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay, on the gated cross-attention only")
+    gradient_clip: Rate = Field(1.0, description="largest norm of the gradient")
+    gradient_accumulation: Positive = Field(1, description="micro-batches a step")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    activation_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    trainable: tuple[Literal["perceiver", "cross_attention", "language_model"], ...] = Field(
+        ("perceiver", "cross_attention", "language_model"),
+        description="parts that are trained; the vision tower never is",
+    )
+    start_from: Literal["scratch", "captioner", "atomic"] = Field(
+        "captioner",
+        description="weights that a scheme starts from: the language model's own, the captioner's, or those of the atomic model of the same seed",
+    )
+    log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
+    save_every: Positive = Field(100, description="steps between resumable states")
+
+
+class Captioner(Training):
+    """The same Flamingo trained to write captions; it makes the pseudo-queries."""
+
+    start_from: Literal["scratch"] = Field(
+        "scratch", description="the captioner starts from the language model's own weights"
+    )
+    memorize_batch: Literal[0] = Field(0, description="the captioner has no memorize samples")
+    pseudo_query_share: Literal[0] = Field(0, description="the captioner has no pseudo-queries")
+    retrieve_batch: Positive = Field(64, description="captions a step and process")
+    steps: Positive = Field(250, description="optimizer steps")
+    learning_rate: Rate = Field(2e-3, description="AdamW peak learning rate")
+    seed: Count = Field(0, description="seed of the batches")
+
+
+class PseudoQueries(Section):
+    """Captions that the captioner writes of every gallery image."""
+
+    source: Literal["captioner", "file"] = Field(
+        "captioner", description="captioner, or file: a Parquet, CSV or JSONL table with image_id and text"
+    )
+    file: str = Field("", description="path of that table")
+    per_image: Positive = Field(5, description="pseudo-queries of an image")
+    method: Literal["sample", "beam"] = Field("sample", description="seeded sampling, or beam search (the paper: beam)")
+    temperature: Rate = Field(0.7, description="sampling temperature")
+    max_tokens: Positive = Field(
+        60, description="longest pseudo-query, tokens; one that does not end by then is dropped and drawn again"
+    )
+    batch_size: Positive = Field(512, description="sequences written at a time")
+    seed: Count = Field(0, description="seed of the sampling")
+
+
+class Identifiers(Section):
+    """How identifiers are assigned."""
+
+    clusters: int = Field(50, ge=2, description="structured: clusters of every k-means level, k (the paper: 30)")
+    leaf_size: int = Field(
+        64, ge=1, description="structured: a cluster of at most this many images is a leaf, c (the paper: 30)"
+    )
+    max_depth: int = Field(
+        12, ge=1, description="structured: deepest k-means level; what is left there is cut into leaves in order"
+    )
+    align: bool = Field(
+        True,
+        description="structured: name the children of every cluster by one codebook a level, so that a symbol means about the same under every parent (the paper: false)",
+    )
+    shuffle: bool = Field(
+        True,
+        description="numeric, string: shuffle the images with the seed first (unshuffled numbers copy the file's order)",
+    )
+
+
+class SchemeTraining(Section):
+    """Keys of `train` that differ for one scheme; null: as in `train`."""
+
+    steps: Positive | None = Field(None, description="optimizer steps")
+    memorize_batch: Count | None = Field(None, description="memorize samples a step and process")
+    memorize_images: Literal["all", "gallery"] | None = Field(None, description="images that are memorize samples")
+    retrieve_batch: Count | None = Field(None, description="retrieve samples a step and process")
+    pseudo_query_share: float | None = Field(None, ge=0, le=1, description="share of pseudo-queries among them")
+    learning_rate: Rate | None = Field(None, description="AdamW peak learning rate")
+    start_from: Literal["scratch", "captioner", "atomic"] | None = Field(
+        None, description="weights that the scheme starts from"
+    )
+
+
+class Atomic(Section):
+    """The classification objective of the atomic scheme."""
+
+    temperature: Rate = Field(0.07, description="start value of the learned softmax temperature")
+    train_class_matrix: bool = Field(
+        False, description="train the class matrix too (it starts as the image embeddings)"
+    )
+
+
+class _Train(Training):
+    """Training of the retrieval models."""
+
+    atomic_head: Atomic = Atomic()
+
+    def for_scheme(self, scheme: str) -> Training:
+        """The training settings of one scheme: `train` with the scheme's own keys laid over it."""
+        shared = {name: getattr(self, name) for name in Training.model_fields}
+        own = {name: value for name, value in getattr(self, scheme).model_dump().items() if value is not None}
+        return Training(**{**shared, **own})
+
+
+Train = create_model(
+    "Train",
+    __base__=_Train,
+    __doc__=_Train.__doc__,
+    **{name: (SchemeTraining, SchemeTraining(**scheme.training)) for name, scheme in SCHEMES.items()},
+)
