@@ -1,0 +1,61 @@
+"""The command line: one command a stage, each a thin call of the function of that name.
+
+A user's error is one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Any
+
+import typer
+
+from grace.cli import configuration, data, models, results
+from grace.errors import GraceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
+)
+for room in (data, models, results, configuration):
+    app.add_typer(room.app)
+
+# typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
+CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+# What the machine refuses is not a defect of ours: no permission, no space, a file where a folder should be.
+MACHINE_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+
+
+def main() -> None:
+    """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
+    try:
+        app(standalone_mode=False)
+    except GraceError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except CommandLineError as error:  # unknown option, missing option, wrong type; or no command at all: the help
+        said = error.format_message()
+        print(said if not sys.argv[1:] else f"error: {' '.join(said.split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,48 @@
+"""Commands about the configuration itself: resolve, config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace.cli.options import OutputFile, Settings, parsed
+from grace.errors import GraceError
+
+app = typer.Typer()
+
+
+@app.command("resolve")
+def resolve_command(output: OutputFile, settings: Settings) -> None:
+    """Write the whole configuration, defaults filled in, as JSON (for the report)."""
+    from grace.config import Config
+    from grace.files import write_json
+
+    write_json(output, parsed(Config, settings).model_dump())
+
+
+@app.command("config")
+def config_command(
+    write: Annotated[bool, typer.Option("--write", help="write config.yaml and config/schema.json")] = False,
+    drift: Annotated[bool, typer.Option("--drift", help="fail if those two are not what --write would write")] = False,
+    check: Annotated[Path | None, typer.Option(help="check a configuration file, laid over the defaults")] = None,
+    get: Annotated[str | None, typer.Option(help="print one key of config.yaml, such as train.steps")] = None,
+) -> None:
+    """Make config.yaml and its JSON schema from the models; check or read a configuration file."""
+    from grace.config import load
+    from grace.config_export import drifted, value_of, write_all
+
+    if check is not None:
+        load(check)
+        typer.echo(f"{check}: valid")
+    elif get is not None:
+        typer.echo(value_of(load(Path("config.yaml")), get))
+    elif drift:
+        if names := drifted(Path.cwd()):
+            raise GraceError(f"{', '.join(names)}: not what grace/config/ says; run python -m grace config --write")
+    elif write:
+        for path in write_all(Path.cwd()):
+            typer.echo(f"wrote {path}")
+    else:
+        raise GraceError("config: name --write, --drift, --check FILE or --get KEY")

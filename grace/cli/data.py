@@ -1,0 +1,68 @@
+"""Commands from raw data to embeddings: dataset, tokenizer, tower, encode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed
+from grace.config import Flamingo, Karpathy, Scenes, Tower
+
+dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
+app = typer.Typer()
+app.add_typer(dataset_app, name="dataset")
+
+
+@dataset_app.command("scenes")
+def scenes_command(output: Output, settings: Settings = "{}", name: str = "scenes") -> None:
+    """Draw the built-in data set."""
+    from grace.data import source
+
+    source("scenes")(output=output, settings=parsed(Scenes, settings), name=name)
+
+
+@dataset_app.command("karpathy")
+def karpathy_command(
+    json: Annotated[Path, typer.Option(help="Karpathy's JSON file")],
+    images: Annotated[Path, typer.Option(help="folder of the images")],
+    output: Output,
+    settings: Settings = "{}",
+    restval: Annotated[str | None, typer.Option(help="COCO's restval split: train or drop")] = None,
+    name: str = "karpathy",
+) -> None:
+    """Read a JSON file in Karpathy's format and check its images."""
+    from grace.config import parse
+    from grace.data import source
+
+    given = parsed(Karpathy, settings).model_dump()
+    if restval is not None:
+        given["restval"] = restval
+    source("karpathy")(
+        json_file=json, images=images, output=output, settings=parse(Karpathy, given, "--restval"), name=name
+    )
+
+
+@app.command("tokenizer")
+def tokenizer_command(dataset: Dataset, output: Output, settings: Settings = "{}") -> None:
+    """Make the language model's tokenizer (settings: flamingo)."""
+    from grace.model.tokenizer import tokenizer
+
+    tokenizer(dataset=dataset, output=output, settings=parsed(Flamingo, settings))
+
+
+@app.command("tower")
+def tower_command(dataset: Dataset, output: Output, settings: Settings = "{}") -> None:
+    """Train or check the vision tower (settings: tower)."""
+    from grace.towers import tower
+
+    tower(dataset=dataset, output=output, settings=parsed(Tower, settings))
+
+
+@app.command("encode")
+def encode_command(dataset: Dataset, tower: TowerFolder, output: Output, settings: Settings = "{}") -> None:
+    """Encode every image once: embeddings and visual tokens (settings: tower)."""
+    from grace.embeddings import encode
+
+    encode(dataset=dataset, tower=tower, output=output, settings=parsed(Tower, settings))

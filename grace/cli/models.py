@@ -1,0 +1,173 @@
+"""Commands from embeddings to a run: captioner, pseudo_queries, identifiers, trie, train, retrieve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace.cli.options import (
+    Dataset,
+    Embeddings,
+    IdentifiersFolder,
+    Model,
+    Output,
+    OutputFile,
+    Queries,
+    Scheme,
+    Seed,
+    Settings,
+    State,
+    Tokenizer,
+    Trie,
+    parsed,
+)
+from grace.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
+
+app = typer.Typer()
+
+
+class _CaptionerSettings(Section):
+    flamingo: Flamingo = Flamingo()
+    training: Captioner = Captioner()
+
+
+class _TrainSettings(Section):
+    flamingo: Flamingo = Flamingo()
+    training: Training = Training()
+    atomic_head: Atomic = Atomic()
+
+
+@app.command("captioner")
+def captioner_command(
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    output: Output,
+    state: State,
+    settings: Settings = "{}",
+) -> None:
+    """Train the captioner (settings: {"flamingo": ..., "training": ...})."""
+    from grace.captioner import captioner
+
+    given = parsed(_CaptionerSettings, settings)
+    captioner(
+        dataset=dataset,
+        tokenizer=tokenizer,
+        embeddings=embeddings,
+        output=output,
+        state=state,
+        flamingo=given.flamingo,
+        training=given.training,
+    )
+
+
+@app.command("pseudo_queries")
+def pseudo_queries_command(
+    dataset: Dataset,
+    output: Output,
+    embeddings: Path | None = None,
+    captioner: Path | None = None,
+    settings: Settings = "{}",
+) -> None:
+    """Write captions of every gallery image with the captioner, or take them from a file."""
+    from grace.pseudo_queries import pseudo_queries
+
+    given = parsed(PseudoQueries, settings)
+    pseudo_queries(dataset=dataset, embeddings=embeddings, captioner=captioner, output=output, settings=given)
+
+
+@app.command("identifiers")
+def identifiers_command(
+    scheme: Scheme,
+    seed: Seed,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    pseudo_queries: Queries,
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
+    """Assign an identifier to every train and test image."""
+    from grace.identifiers import identifiers
+
+    identifiers(
+        scheme=scheme,
+        seed=seed,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        embeddings=embeddings,
+        pseudo_queries=pseudo_queries,
+        output=output,
+        settings=parsed(Identifiers, settings),
+    )
+
+
+@app.command("trie")
+def trie_command(identifiers: IdentifiersFolder, tokenizer: Tokenizer, output: OutputFile) -> None:
+    """Build the prefix tree of the gallery's identifiers."""
+    from grace.trie import trie
+
+    trie(identifiers=identifiers, tokenizer=tokenizer, output=output)
+
+
+@app.command("train")
+def train_command(
+    scheme: Scheme,
+    seed: Seed,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    embeddings: Embeddings,
+    pseudo_queries: Queries,
+    identifiers: IdentifiersFolder,
+    output: Output,
+    state: State,
+    start_from: Annotated[
+        Path | None, typer.Option(help="model folder whose weights to start from (the captioner's)")
+    ] = None,
+    settings: Settings = "{}",
+) -> None:
+    """Train one scheme (settings: {"flamingo": ..., "training": ..., "atomic_head": ...})."""
+    from grace.training.stage import train
+
+    given = parsed(_TrainSettings, settings)
+    train(
+        scheme=scheme,
+        seed=seed,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        embeddings=embeddings,
+        pseudo_queries=pseudo_queries,
+        identifiers=identifiers,
+        output=output,
+        state=state,
+        start_from=start_from,
+        flamingo=given.flamingo,
+        training=given.training,
+        atomic_head=given.atomic_head,
+    )
+
+
+@app.command("retrieve")
+def retrieve_command(
+    dataset: Dataset,
+    embeddings: Embeddings,
+    identifiers: IdentifiersFolder,
+    trie: Trie,
+    model: Model,
+    output: Output,
+    settings: Settings = "{}",
+) -> None:
+    """Decode the test captions under the trie; write run.trec and retrieval.json."""
+    from grace.retrieval.stage import retrieve
+
+    retrieve(
+        dataset=dataset,
+        embeddings=embeddings,
+        identifiers=identifiers,
+        trie=trie,
+        model=model,
+        output=output,
+        settings=parsed(Retrieve, settings),
+    )
