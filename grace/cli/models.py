@@ -13,7 +13,6 @@ from grace.cli.options import (
     IdentifiersFolder,
     Model,
     Output,
-    OutputFile,
     Queries,
     Scheme,
     Seed,
@@ -24,8 +23,11 @@ from grace.cli.options import (
     parsed,
 )
 from grace.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
+from grace.errors import GraceError
 
 app = typer.Typer()
+trie_app = typer.Typer(invoke_without_command=True)
+app.add_typer(trie_app, name="trie")
 
 
 class _CaptionerSettings(Section):
@@ -104,12 +106,35 @@ def identifiers_command(
     )
 
 
-@app.command("trie")
-def trie_command(identifiers: IdentifiersFolder, tokenizer: Tokenizer, output: OutputFile) -> None:
+@trie_app.callback()
+def trie_command(
+    context: typer.Context,
+    identifiers: Annotated[Path | None, typer.Option(help="identifiers folder (made by `identifiers`)")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer folder (made by `tokenizer`)")] = None,
+    output: Annotated[Path | None, typer.Option(help="file to write")] = None,
+) -> None:
     """Build the prefix tree of the gallery's identifiers."""
     from grace.trie import trie
 
+    if context.invoked_subcommand:
+        return
+    if identifiers is None or tokenizer is None or output is None:
+        raise GraceError("trie: name --identifiers, --tokenizer and --output, or look into one with `trie show`")
     trie(identifiers=identifiers, tokenizer=tokenizer, output=output)
+
+
+@trie_app.command("show")
+def show_command(
+    trie: Trie,
+    identifiers: IdentifiersFolder,
+    tokenizer: Tokenizer,
+    prefix: Annotated[str, typer.Argument(help="beginning of an identifier's text; empty: the root")] = "",
+    rows: Annotated[int, typer.Option(min=1, help="most children to show")] = 50,
+) -> None:
+    """Show what stands below the beginning of an identifier: children, identifiers, images."""
+    from grace.trie_show import show
+
+    show(prefix=prefix, trie=trie, identifiers=identifiers, tokenizer=tokenizer, rows=rows)
 
 
 @app.command("train")

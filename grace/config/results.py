@@ -12,6 +12,9 @@ from grace.config.base import Count, Positive, Section
 class Retrieve(Section):
     """Trie-constrained decoding."""
 
+    search: Literal["beam", "exact"] = Field(
+        "beam", description="beam search, or beam search continued until the answers are the best of all (exact)"
+    )
     beams: Positive = Field(10, description="beams of the search")
     depth: Positive = Field(10, description="images kept of every query")
     batch_size: Positive = Field(64, description="queries decoded at a time")

@@ -11,6 +11,7 @@ from grace.identifiers.base import read_tokenizer
 from grace.model.flamingo import build
 from grace.prompts import Prompts
 from grace.retrieval.beam_search import beam_search
+from grace.retrieval.best_first import exact_search
 from grace.retrieval.captions import beam_captions, sample_captions
 from grace.trie import Trie
 
@@ -154,3 +155,46 @@ def brute_force_captions(model, prompts, media, targets) -> list[float]:
         logits[:, barred] = float("-inf")
         scores.append(logits.log_softmax(-1)[torch.arange(len(target)), target].sum().item())
     return scores
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("normalisation", ["full", "children", "level"])
+def test_exact_search_equals_brute_force_and_the_certificate_never_lies(parts, normalisation: str) -> None:
+    model, tokenizer = parts
+    prompts, inexact, open_ranks = Prompts(tokenizer), 0, 0
+    for seed in range(8):
+        rng = np.random.default_rng([seed, 5])
+        sequences = random_set(rng, prompts.end, len(tokenizer), 60)
+        images = list(range(len(sequences)))
+        trie = Trie.build(sequences, images, [f"im{i}" for i in images])
+        levels = [sorted({s[d] for s in sequences if len(s) > d}) for d in range(trie.depth)]
+        media = model.resample(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(seed)))
+        texts = rng.choice(["two dogs", "a child", "the river", "a man", "some people"], size=2, replace=False)
+        queries = prompts.retrieve(texts.tolist())
+        length = max(map(len, queries))
+        queries = torch.tensor([query + query[-1:] * (length - len(query)) for query in queries])
+        beam = beam_search(model, queries, media, trie, 2, 5, normalisation, levels)
+        exact = exact_search(model, queries, media, trie, 2, 5, normalisation, levels)
+        for query in range(len(queries)):
+            all_scores = brute_force(model, queries[query].tolist(), media, sequences, normalisation, levels)
+            want = sorted(all_scores, reverse=True)[:5]
+            assert exact.scores[query].tolist() == pytest.approx(want, abs=1e-4)
+            for leaf, score in zip(exact.leaves[query].tolist(), want, strict=True):
+                assert all_scores[int(trie.images_at_leaf(leaf)[0][2:])] == pytest.approx(score, abs=1e-4)
+            sure = int((beam.scores[query] > beam.bound[query]).sum())
+            assert beam.scores[query, :sure].tolist() == pytest.approx(want[:sure], abs=1e-4)
+            inexact += beam.scores[query].tolist() != pytest.approx(want, abs=1e-4)
+            open_ranks += 5 - sure
+        assert exact.model_rows >= beam.model_rows
+    assert inexact and open_ranks  # or the comparison could not fail
+
+
+@torch.inference_mode()
+def test_exact_search_with_more_places_than_leaves(parts) -> None:
+    model, tokenizer = parts
+    prompts = Prompts(tokenizer)
+    sequences = [(4, prompts.end), (5, 6, prompts.end), (5, 7, 8, prompts.end)]
+    trie = Trie.build(sequences, [0, 1, 2], ["a", "b", "c"])
+    media = model.resample(torch.zeros(1, 5, 16))
+    found = exact_search(model, torch.tensor(prompts.retrieve(["x"])), media, trie, 1, 10)
+    assert int((found.leaves >= 0).sum()) == 3

@@ -1,0 +1,55 @@
+"""`trie show`: the path of every image leads to it, and a prefix that is not there says so."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from grace.config import Identifiers
+from grace.errors import GraceError
+from grace.identifiers import identifiers
+from grace.identifiers.base import load_identifiers
+from grace.trie import Trie, trie
+from grace.trie_show import leaves_below, show
+
+
+@pytest.fixture(params=["structured", "numeric", "atomic"])
+def made(request, tiny: dict, tokenizer_folder: Path, tmp_path: Path) -> dict:
+    folder, file = tmp_path / "identifiers", tmp_path / "trie.safetensors"
+    identifiers(
+        scheme=request.param, seed=0, dataset=tiny["dataset"], tokenizer=tokenizer_folder, output=folder,
+        embeddings=tiny["embeddings"], pseudo_queries=tiny["pseudo_queries"], settings=Identifiers(clusters=3, leaf_size=4),
+    )  # fmt: skip
+    trie(identifiers=folder, tokenizer=tokenizer_folder, output=file)
+    return {"trie": file, "identifiers": folder, "tokenizer": tokenizer_folder}
+
+
+def printed(prefix: str, made: dict) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show(prefix=prefix, console=console, **made)
+    return console.file.getvalue()
+
+
+def test_every_identifier_leads_to_its_image(made: dict) -> None:
+    gallery = load_identifiers(made["identifiers"]).of_split("test")
+    assert f"root: {len(gallery)} identifiers" in printed("", made)
+    for text, image in list(zip(gallery["text"], gallery["image_id"], strict=True))[:5]:
+        said = printed(text, made)
+        assert image in said and "1 identifiers" in said
+
+
+def test_leaves_below_is_what_the_children_say(made: dict) -> None:
+    tree = Trie.open(made["trie"])
+    for node in range(tree.nodes):
+        children = tree.children(node)[1].tolist()
+        parts = [leaf for part in leaves_below(tree, children) for leaf in part]
+        own = [int(tree.leaf[node])] if int(tree.leaf[node]) >= 0 else []
+        assert sorted(leaves_below(tree, [node])[0]) == sorted(parts + own)
+
+
+def test_a_prefix_that_is_not_there_is_told(made: dict) -> None:
+    with pytest.raises(GraceError):
+        printed("no such thing 999999", made)
