@@ -16,7 +16,7 @@ STAGES: dict[str, int] = {
     "identifiers": 1,
     "trie": 1,
     "train": 1,
-    "retrieve": 1,
+    "retrieve": 2,
     "baseline": 1,
     "evaluate": 1,
     "metrics": 1,
