@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from grace.errors import GraceError
 from grace.files import need, replacing
 from grace.identifiers.base import closed, end_token_id, flatten, load_identifiers, read_tokenizer
+from grace.trie_build import number_nodes
 
 FORMAT = "grace-trie-1"
 _INT = {"labels": torch.int32, "first": torch.int32, "leaf": torch.int32, "leaf_first": torch.int32}
@@ -66,38 +67,40 @@ class Trie:
         The same sequence may come with several images and an image with several sequences. Raises `GraceError` for an
         empty sequence, a negative token and a sequence that another one begins with.
         """
-        images = np.asarray(images, dtype=np.int64)
+        flat, lengths_S = flatten(sequences)
+        return cls.from_arrays(flat, lengths_S, images, image_ids)
+
+    @classmethod
+    def from_arrays(
+        cls, flat: np.ndarray, lengths_S: np.ndarray, images: Sequence[int] | np.ndarray, image_ids: Sequence[str]
+    ) -> Trie:
+        """`build` for sequences that are one array already: all their tokens, and their lengths (int [S])."""
+        images = np.asarray(images)
         image_ids = list(image_ids)
-        if not len(sequences) or len(images) != len(sequences):
+        if not len(lengths_S) or len(images) != len(lengths_S):
             raise GraceError(
-                f"a trie needs an image for every sequence, and one sequence at least: got {len(sequences)} sequences "
+                f"a trie needs an image for every sequence, and one sequence at least: got {len(lengths_S)} sequences "
                 f"and {len(images)} images"
             )
         if images.min() < 0 or images.max() >= len(image_ids):
             raise GraceError(f"a trie's image rows must be 0..{len(image_ids) - 1}")
-        flat, lengths_S = flatten(sequences)
         _check_sequences(flat, lengths_S)
-        labels, children, levels, ends_S = _number_nodes(flat, lengths_S)
-        inner = children[ends_S] > 0
+        nodes = number_nodes(flat, lengths_S)
+        children = np.diff(nodes.first)
+        inner = children[nodes.ends] > 0
         if inner.any():
             at = int(inner.argmax())
-            prefix = [int(token) for token in sequences[at]]
+            start = int(lengths_S[:at].sum())
+            prefix = flat[start : start + lengths_S[at]].tolist()
             raise GraceError(
                 f"identifiers are not prefix-free: {prefix} (image {image_ids[images[at]]}) is the beginning of "
                 "another; every identifier must end with the end token and hold no other"
             )
-        pairs = np.unique(ends_S << 32 | images)
-        leaf_nodes, leaf_counts = np.unique(pairs >> 32, return_counts=True)
-        leaf = np.full(len(labels), -1)
-        leaf[leaf_nodes] = np.arange(len(leaf_nodes))
+        leaf, leaf_first, leaf_images = _leaves(nodes.ends, images, len(nodes.labels))
         arrays = {
-            "labels": labels,
-            "first": 1 + np.concatenate([[0], np.cumsum(children)]),
-            "leaf": leaf,
-            "leaf_first": np.concatenate([[0], np.cumsum(leaf_counts)]),
-            "leaf_images": pairs & 0xFFFFFFFF,
-            "levels": levels,
-        }
+            "labels": nodes.labels, "first": nodes.first, "levels": nodes.levels,
+            "leaf": leaf, "leaf_first": leaf_first, "leaf_images": leaf_images,
+        }  # fmt: skip
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(_INT[name]) for name, array in arrays.items()}
         return cls(**tensors, image_ids=image_ids, depth=int(lengths_S.max()), fan_out=int(children.max()))
 
@@ -259,24 +262,19 @@ def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
     tree.save(output, fingerprint=tables.fingerprint)
 
 
-def _number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Number the nodes in level order: labels [nodes], number of children [nodes], levels [depth + 2], last node [S].
-
-    Level by level, over all sequences at once: the different (parent node, token) pairs, sorted, are the next nodes.
-    """
-    starts_S = np.cumsum(lengths_S) - lengths_S
-    labels, parents, levels = [np.array([-1])], [], [0, 1]
-    ends_S = np.zeros(len(lengths_S), dtype=np.int64)  # the node that a sequence has reached
-    rows = np.arange(len(lengths_S))  # the sequences that go on
-    for depth in range(int(lengths_S.max())):
-        rows = rows[lengths_S[rows] > depth]
-        pairs, places = np.unique(ends_S[rows] << 32 | flat[starts_S[rows] + depth], return_inverse=True)
-        ends_S[rows] = levels[-1] + places
-        labels.append(pairs & 0xFFFFFFFF)
-        parents.append(pairs >> 32)
-        levels.append(levels[-1] + len(pairs))
-    children = np.bincount(np.concatenate(parents), minlength=levels[-1])
-    return np.concatenate(labels), children, np.array(levels), ends_S
+def _leaves(ends_S: np.ndarray, images_S: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """leaf, leaf_first and leaf_images (see `Trie`); the images of a leaf rise and do not repeat."""
+    is_leaf = np.zeros(nodes, dtype=bool)
+    is_leaf[ends_S] = True
+    leaf = np.where(is_leaf, np.cumsum(is_leaf, dtype=np.int32) - 1, -1)
+    leaves = int(leaf.max()) + 1
+    if leaves == len(ends_S):  # no two sequences alike
+        leaf_images = np.empty(leaves, dtype=np.int32)
+        leaf_images[leaf[ends_S]] = images_S
+        return leaf, np.arange(leaves + 1), leaf_images
+    pairs = np.unique(leaf[ends_S].astype(np.int64) << 32 | images_S)
+    counts = np.bincount(pairs >> 32, minlength=leaves)
+    return leaf, np.concatenate([[0], np.cumsum(counts)]), pairs & 0xFFFFFFFF
 
 
 def _check_sequences(flat: np.ndarray, lengths_S: np.ndarray) -> None:

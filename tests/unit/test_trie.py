@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from grace.config import Identifiers
 from grace.errors import GraceError
 from grace.identifiers import identifiers
-from grace.identifiers.base import load_identifiers
+from grace.identifiers.base import flatten, load_identifiers
 from grace.trie import Trie, trie
+from grace.trie_build import _by_levels, _pack, number_nodes
 
 END = 7
 BODIES = st.lists(st.tuples(st.lists(st.integers(0, END - 1), max_size=5), st.integers(0, 5)), min_size=1, max_size=40)
@@ -228,3 +229,23 @@ def test_stage_says_what_is_missing(tiny, tokenizer_folder: Path, tmp_path: Path
     with pytest.raises(GraceError, match="cannot be loaded"):
         trie(identifiers=folder, tokenizer=broken, output=path)
     assert not path.exists()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=60), st.booleans())
+def test_one_sort_and_level_by_level_number_alike(sequences, sort):
+    """The two ways of construction are each other's oracle; here also for sets that are not prefix-free."""
+    sequences = sorted(sequences) if sort else sequences
+    flat, lengths = flatten(sequences)
+    assert _pack(flat, lengths) is not None
+    quick, slow = number_nodes(flat, lengths), _by_levels(flat, lengths)
+    for name in ("labels", "first", "levels", "ends"):
+        assert np.array_equal(getattr(quick, name), getattr(slow, name)), name
+
+
+def test_alphabets_that_do_not_fit_a_key_are_numbered_level_by_level():
+    rng = np.random.default_rng(0)
+    flat, lengths = rng.integers(0, 2**31 - 1, 700 * 9), np.full(700, 9)
+    assert _pack(flat, lengths) is None
+    nodes = number_nodes(flat, lengths)
+    assert nodes.levels[-1] == len(nodes.labels) and len(np.unique(nodes.ends)) == 700

@@ -1,0 +1,131 @@
+"""From sequences of tokens to level-order arrays: the vectorised construction behind `grace.trie`.
+
+Every sequence becomes one integer key, its tokens packed into as few bits as each position's alphabet needs, so that one sort
+puts all sequences in lexicographic order. A node is then a run of equal key prefixes: where the prefix changes from one
+row to the next, a node begins. Alphabets too large for 63 bits take a path that sorts level by level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Level-order nodes of S sequences. `first[n] .. first[n + 1]` are the children of node n; node 0 is the root."""
+
+    labels: np.ndarray  # int32 [nodes], labels[0] = -1
+    first: np.ndarray  # int32 [nodes + 1]
+    levels: np.ndarray  # int64 [depth + 2]
+    ends: np.ndarray  # int32 [S]: the node that each sequence ends in
+
+
+def number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
+    """Number the nodes of sequences (`flat`: all their tokens, int [sum of lengths], none negative; lengths from 1)."""
+    packed = _pack(flat, lengths_S)
+    return _by_levels(flat, lengths_S) if packed is None else _by_keys(lengths_S, *packed)
+
+
+def _columns(flat: np.ndarray, lengths_S: np.ndarray):
+    """For every depth: rows of the sequences that reach it (None: all), and their tokens there."""
+    depth = int(lengths_S.max())
+    if (lengths_S == depth).all():
+        matrix = flat.reshape(-1, depth)
+        for place in range(depth):
+            yield None, matrix[:, place]
+        return
+    starts_S = np.cumsum(lengths_S) - lengths_S
+    rows = np.arange(len(lengths_S))
+    for place in range(depth):
+        rows = rows[lengths_S[rows] > place]
+        yield rows, flat[starts_S[rows] + place]
+
+
+def _pack(flat: np.ndarray, lengths_S: np.ndarray) -> tuple[np.ndarray, list[int], list[np.ndarray]] | None:
+    """Keys (int64 [S]), bits of each position, and its tokens by code; None if the keys need more than 63 bits.
+
+    Code 0 is "no token", so a shorter sequence stands right before those it is the beginning of.
+    """
+    keys = np.zeros(len(lengths_S), dtype=np.int64)
+    bits, alphabets = [], []
+    for rows, tokens in _columns(flat, lengths_S):
+        alphabet, codes = _codes(tokens)
+        need = len(alphabet).bit_length()
+        if sum(bits) + need > 63:
+            return None
+        keys <<= need
+        if rows is None:
+            keys |= codes
+        else:
+            keys[rows] |= codes
+        bits.append(need)
+        alphabets.append(np.concatenate([[-1], alphabet]))
+    return keys, bits, alphabets
+
+
+def _codes(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different tokens in order, and for each token its place among them, from 1."""
+    largest = int(tokens.max())
+    if largest > 4 * len(tokens) + 2**16:  # a table over all token ids would be larger than the work
+        alphabet, places = np.unique(tokens, return_inverse=True)
+        return alphabet, places + 1
+    seen = np.zeros(largest + 1, dtype=bool)
+    seen[tokens] = True
+    return np.flatnonzero(seen), np.cumsum(seen)[tokens]
+
+
+def _by_keys(lengths_S: np.ndarray, keys: np.ndarray, bits: list[int], alphabets: list[np.ndarray]) -> Nodes:
+    rising = bool((keys[1:] >= keys[:-1]).all())
+    order = None if rising else np.argsort(keys)
+    keys = keys if rising else keys[order]
+    lengths = lengths_S if rising else lengths_S[order]
+    same_length = bool((lengths == len(bits)).all())
+    changed = np.empty_like(keys)  # the highest differing bit tells at which depth a row leaves its predecessor
+    changed[0] = -1
+    np.bitwise_xor(keys[1:], keys[:-1], out=changed[1:])
+    left, labels, first, levels = sum(bits), [np.array([-1])], [np.array([1])], [0, 1]
+    ends = np.zeros(len(keys), dtype=np.int32)
+    begin = None
+    for depth, need in enumerate(bits):
+        left -= need
+        new = changed >> left != 0
+        if not same_length:
+            new &= lengths > depth
+        number = np.cumsum(new, dtype=np.int32)  # nodes of this level that begin up to a row
+        if begin is not None:  # a node's children are the nodes of this level that begin within its rows
+            first.append(levels[-1] + number[begin] - new[begin])
+        begin = np.flatnonzero(new)
+        labels.append(alphabets[depth][(keys[begin] >> left) & ((1 << need) - 1)])
+        if not same_length:
+            here = lengths == depth + 1
+            ends[here] = number[here] + (levels[-1] - 1)
+        elif depth == len(bits) - 1:
+            np.add(number, levels[-1] - 1, out=ends)
+        levels.append(levels[-1] + len(begin))
+    first.append(np.full(len(begin) + 1, levels[-1]))
+    if order is not None:
+        ends, in_order = np.empty_like(ends), ends
+        ends[order] = in_order
+    return Nodes(_int32(np.concatenate(labels)), _int32(np.concatenate(first)), np.array(levels), ends)
+
+
+def _by_levels(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
+    """The different (parent node, token) pairs of a level, sorted, are the nodes of the next."""
+    labels, parents, levels = [np.array([-1])], [], [0, 1]
+    ends = np.zeros(len(lengths_S), dtype=np.int64)
+    for rows, tokens in _columns(flat, lengths_S):
+        rows = slice(None) if rows is None else rows
+        pairs, places = np.unique(ends[rows] << 32 | tokens, return_inverse=True)
+        ends[rows] = levels[-1] + places
+        labels.append(pairs & 0xFFFFFFFF)
+        parents.append(pairs >> 32)
+        levels.append(levels[-1] + len(pairs))
+    children = np.bincount(np.concatenate(parents), minlength=levels[-1])
+    first = 1 + np.concatenate([[0], np.cumsum(children)])
+    return Nodes(_int32(np.concatenate(labels)), _int32(first), np.array(levels), _int32(ends))
+
+
+def _int32(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.int32)
