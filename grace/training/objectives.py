@@ -17,8 +17,11 @@ from grace.training.samples import Batch
 
 
 def media_of(model, batch: Batch) -> Tensor:
-    """Resampled images, one a sequence, [B, 1, N, C]; each different image of the batch (the pad image) is resampled once."""
-    return model.resample(batch.visual)[batch.image_of]
+    """Resampled images, one a sequence, [B, 1, N, C]; each different image of the batch (the pad image) is resampled once.
+
+    index_select, because the backward pass of plain indexing adds up in the order in which threads come.
+    """
+    return model.resample(batch.visual).index_select(0, batch.image_of)
 
 
 def generation_loss(model, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,3 +234,18 @@ def test_learning_rate() -> None:
     assert learning_rate_factor(10, training) == 1
     assert learning_rate_factor(60, training) == pytest.approx(0.5)
     assert json.dumps(learning_rate_factor(110, training)) == "0.0"
+
+
+def test_the_gradient_of_shared_images_is_the_same_every_time() -> None:
+    """Many sequences share the pad image; threads that add up their gradients as they come would differ in last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        shared = torch.randn(4, 1, 64, 128, requires_grad=True)
+        weight = torch.randn(256, 1, 64, 128)
+        batch = SimpleNamespace(visual=shared, image_of=torch.arange(256) % 4)
+        model = SimpleNamespace(resample=lambda visual: visual)
+        grads = [torch.autograd.grad((media_of(model, batch) * weight).sum(), shared)[0] for _ in range(20)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(grad, grads[0]) for grad in grads)
