@@ -129,6 +129,8 @@ class Trie:
         """The node that `tokens` lead to from the root, or None. For tests and single look-ups."""
         node = 0
         for token in tokens:
+            if not 0 <= int(token) <= torch.iinfo(torch.int32).max:
+                return None
             labels, _ = self.children(node)
             place = int(torch.searchsorted(labels, torch.tensor(int(token), dtype=torch.int32, device=self.device)))
             if place == len(labels) or int(labels[place]) != int(token):

@@ -76,7 +76,9 @@ def _codes(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(seen), np.cumsum(seen)[tokens]
 
 
-def _by_keys(lengths_S: np.ndarray, keys: np.ndarray, bits: list[int], alphabets: list[np.ndarray]) -> Nodes:
+def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabets: list[np.ndarray]) -> Nodes:
+    """Nodes from one sort of the keys: a node begins where its part of the key changes."""
+    keys = keys_S
     rising = bool((keys[1:] >= keys[:-1]).all())
     order = None if rising else np.argsort(keys)
     keys = keys if rising else keys[order]

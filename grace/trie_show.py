@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from grace.errors import GraceError, did_you_mean
@@ -37,22 +38,22 @@ def show(
     if node is None:
         reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
         raise GraceError(
-            f"no identifier of the gallery begins with {prefix!r}: the trie ends after {reached} of {len(tokens)} tokens "
-            f"({token_texts(tokens[:reached], assigned, words) or 'the root'})"
+            f"the tokens of {prefix!r} begin no identifier of the gallery: the trie goes with them for {reached} of "
+            f"{len(tokens)} tokens ({token_texts(tokens[:reached], assigned, words) or 'the root'}); end where a token ends"
         )
     console = console or Console()
     labels, children = tree.children(node)
     below = leaves_below(tree, [node, *children.tolist()])
     title = token_texts(tokens, assigned, words) or "root"
-    console.print(f"{title}: {len(below[0])} identifiers, {len(labels)} children")
+    console.print(f"{title}: {len(below[0])} identifiers, {len(labels)} children", markup=False)
     if not len(labels):
-        console.print("images: " + ", ".join(tree.images_at(node)))
+        console.print("images: " + ", ".join(tree.images_at(node)), markup=False)
         return
     table = Table("token", "text", "identifiers", "images")
     for label, leaves in list(zip(labels.tolist(), below[1:], strict=True))[:rows]:
-        images = [image for leaf in leaves[:MOST] for image in tree.images_at_leaf(leaf)][:MOST]
-        named = ", ".join(images) + (", ..." if len(leaves) > MOST else "")
-        table.add_row(str(label), token_texts([label], assigned, words), str(len(leaves)), named)
+        images = list(dict.fromkeys(image for leaf in leaves for image in tree.images_at_leaf(leaf)))
+        named = ", ".join(images[:MOST]) + (", ..." if len(images) > MOST else "")
+        table.add_row(str(label), escape(token_texts([label], assigned, words)), str(len(leaves)), escape(named))
     console.print(table)
     if len(labels) > rows:
         console.print(f"and {len(labels) - rows} more children; --rows shows more")
@@ -63,7 +64,7 @@ def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:
     if not prefix.strip():
         return []
     if assigned.scheme == "atomic":
-        if not prefix.strip().isdigit():
+        if not prefix.strip().isdecimal():
             raise GraceError(f"an atomic identifier is a class number, not {prefix!r}")
         return [int(prefix)]
     if not assigned.new_tokens:

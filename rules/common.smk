@@ -47,7 +47,7 @@ LAUNCH = (
 wildcard_constraints:
     scheme="|".join(SCHEMES),
     seed=r"\d+",
-    system=r"baseline|[a-z]+/seed\d+",
+    system=rf"baseline|({'|'.join(SCHEMES)})/seed\d+",
 
 
 def as_json(**sections):

@@ -57,7 +57,7 @@ class Config(Section):
     output: str = Field("results", description="folder of everything that is made")
     schemes: tuple[Scheme, ...] = Field(
         ("atomic", "structured"),
-        description="identifier schemes to train: numeric, string, semantic, structured, atomic",
+        description=f"identifier schemes to train: {', '.join(SCHEMES)}",
     )
     seeds: tuple[Count, ...] = Field(
         (0,), description="seeds: each trains every scheme once more, with other identifiers"

@@ -56,6 +56,7 @@ class Captioner(Training):
         "scratch", description="the captioner starts from the language model's own weights"
     )
     memorize_batch: Literal[0] = Field(0, description="the captioner has no memorize samples")
+    memorize_images: Literal["all"] = Field("all", description="the captioner has no memorize samples")
     pseudo_query_share: Literal[0] = Field(0, description="the captioner has no pseudo-queries")
     retrieve_batch: Positive = Field(64, description="captions a step and process")
     steps: Positive = Field(250, description="optimizer steps")

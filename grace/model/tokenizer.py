@@ -48,6 +48,7 @@ def train_bpe(captions: list[str], vocabulary: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
+    # The words of the prompts, names of the schemes among them: a new scheme changes the tokenizer of new runs.
     prompts = [f"image {scheme} id caption:{caption}" for scheme in SCHEMES for caption in captions[:200]]
     numbers = [f" {number}" for number in range(100)] * 20
     core.train_from_iterator([*captions, *(f" {caption}" for caption in captions), *prompts, *numbers], trainer)

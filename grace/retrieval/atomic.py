@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from grace.config import Retrieve
 from grace.identifiers.base import IdentifierTables
-from grace.retrieval.generative import _batches
+from grace.retrieval.generative import batches_of_one_length
 from grace.trie import Trie
 
 
@@ -23,7 +23,9 @@ def atomic_search(
     images = gallery["image_id"].tolist()
     depth = min(settings.depth, len(images))
     out: dict[int, list[tuple[str, float]]] = {}
-    for chosen in tqdm(_batches(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None):
+    for chosen in tqdm(
+        batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
+    ):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         hidden, _ = model.hidden_states(prompts, media.expand(len(chosen), -1, -1, -1))
         logits = model.atomic_head(hidden[:, -1])

@@ -5,7 +5,7 @@ The score of an identifier is the sum of its tokens' log-probabilities, its end 
 allows; `children` and `level` renormalise, by name only.
 
 Exactness: scores only fall along a path, so the score of a pruned prefix bounds every identifier below it. `bound` is the
-best score that anything not in the pool can have; what scores above it is exact, order included. `best_first` goes on
+best score that a leaf which was not scored can have; what scores above it is exact, order included. `best_first` goes on
 from the pruned prefixes until nothing can change the answer.
 
 Beams carry node ids of the trie. The prompt is read once a query; the top-k runs over children, not over the vocabulary.
@@ -56,7 +56,7 @@ def beam_search(
     """The best `places` leaves found with `beams` beams for prompts of one length, int64 [B, L].
 
     `media_1NC` is the resampled pad image, [1, 1, N, C]; `trie` is on the model's device. `levels` are the alphabets of
-    the levels (for `level` only; deeper levels have the end token alone).
+    the levels, the end token's among them (for `level` only).
     """
     logits, cache = read_prompts(model, prompts_BL, media_1NC)
     return descend(model, logits, cache, media_1NC, trie, beams, places, normalisation, levels)[0]
@@ -133,6 +133,7 @@ def joined(parts: list[Prefixes]) -> Prefixes:
 
 
 def _prefixes(scores_BC: Tensor, children: Tensor, history: Tensor, length: int) -> Prefixes:
+    """Prefixes from children [B, K, F] and their tokens [B, K, F, depth]; C = K * F."""
     lengths = torch.full_like(children, length).flatten(1)
     return Prefixes(scores_BC, children.flatten(1), history.flatten(1, 2), lengths)
 
@@ -154,15 +155,13 @@ def expand(
     elif normalisation == "children":
         base = picked.masked_fill(~real, MINUS).logsumexp(-1)
     else:
-        known = levels is not None and depth < len(levels)
-        whole = levels[depth] if known else labels[real].unique().tolist()
-        base = logits[..., torch.tensor(whole, device=logits.device)].logsumexp(-1)
+        base = logits[..., torch.tensor(levels[depth], device=logits.device)].logsumexp(-1)
     grown = scores[..., None] + picked - base[..., None]
     return grown.masked_fill(~real, MINUS), children, labels
 
 
 def finish(pool: Hypotheses, candidates: Tensor, leaves: Tensor, history: Tensor) -> Hypotheses:
-    """Let the candidates that are leaves compete for the places of the pool."""
+    """Let the candidates that are leaves compete for the places of the pool; [B, K, F], history [B, K, F, depth]."""
     done = candidates.masked_fill(leaves < 0, MINUS).flatten(1)
     scores = torch.cat([pool.scores, done], 1)
     best, order = scores.topk(pool.scores.shape[1], dim=1)

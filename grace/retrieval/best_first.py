@@ -1,9 +1,11 @@
 """Exact trie-constrained search: beam search first, then best-first rounds from the prefixes that it pruned.
 
 A prefix scores at least as much as every identifier below it (log-probabilities are not positive), so the answer is exact
-as soon as no open prefix scores more than the last answer kept. Until then every round reads the best open prefixes of
+as soon as no open prefix scores more than the last leaf kept. Until then every round reads the best open prefixes of
 each query once more, from the cache of its prompt, and opens their children: A* with the prefix's score as its bound
 (Dijkstra on the tree of log-probabilities).
+
+Legend: B queries, A of them in a round, K prefixes read a query, F children, C open prefixes, l tokens of a prefix.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def exact_search(
     rows = pool.model_rows
     while True:
         scores = open_.scores.masked_fill(open_.scores <= pool.scores[:, -1:], MINUS)  # cannot change the answer
-        most = int((scores > MINUS).sum(1).max()) if scores.shape[1] else 0
+        most = int((scores > MINUS).sum(1).max())
         if not most:
             return replace(pool, bound=scores.new_full((len(scores),), MINUS), model_rows=rows)
         open_ = _best(replace(open_, scores=scores), most)
@@ -63,18 +65,19 @@ def exact_search(
 
 
 def _best(prefixes: Prefixes, number: int) -> Prefixes:
-    """The best `number` prefixes of every query, best first."""
+    """The best `number` prefixes of every query, best first: [B, C] to [B, number]."""
     order = prefixes.scores.topk(number, dim=1).indices
     rows = torch.arange(len(order), device=order.device)[:, None]
     return Prefixes(*(getattr(prefixes, field.name)[rows, order] for field in fields(Prefixes)))
 
 
 def _rows(prefixes: Prefixes, queries: Tensor) -> Prefixes:
+    """The prefixes of the given queries, int64 [A]."""
     return Prefixes(*(getattr(prefixes, field.name)[queries] for field in fields(Prefixes)))
 
 
 def _spread(prefixes: Prefixes, queries: Tensor, batch: int) -> Prefixes:
-    """Prefixes of some queries as prefixes of all: the others have empty places."""
+    """Prefixes of some queries [A, C] as prefixes of all [B, C]: the others have empty places."""
 
     def spread(values: Tensor, empty: float) -> Tensor:
         out = values.new_full((batch, *values.shape[1:]), empty)
@@ -102,7 +105,7 @@ def _read(model, prompts: DynamicCache, queries: Tensor, tokens_AKl: Tensor, med
 
 
 def _finish_some(pool: Hypotheses, queries: Tensor, candidates: Tensor, leaves: Tensor, history: Tensor) -> Hypotheses:
-    """`finish` for the given queries of the pool."""
+    """`finish` for the given queries [A] of the pool of B; candidates [A, K, F]."""
     part = replace(pool, leaves=pool.leaves[queries], scores=pool.scores[queries], tokens=pool.tokens[queries])
     part = finish(part, candidates, leaves, history)
     out = {name: getattr(pool, name).clone() for name in ("leaves", "scores", "tokens")}

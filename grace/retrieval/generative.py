@@ -23,7 +23,8 @@ def generative_search(
     """Run lines by query id, and the counts: hypotheses, model rows a query, certified ranks.
 
     A rank is certified when no identifier that was not scored can change it or any rank above it. `certified` is the share
-    of queries all of whose ranks are; `certified_ranks[r]` that of queries with r certified ranks or more.
+    of queries with all ranks wanted and certified (`depth`, or as many as the gallery has images); `certified_ranks[r - 1]`
+    that of queries with r certified ranks or more.
 
     Queries of one length are decoded together, so nothing is padded and a query's scores do not depend on its neighbours'
     length. An image's score is the best of its identifiers' (`max`) or their sum in probability (`logsumexp`).
@@ -32,30 +33,32 @@ def generative_search(
     for tokens, image in zip(assigned.of_split("test")["tokens"], assigned.of_split("test")["image_id"], strict=True):
         owners[tuple(map(int, tokens))].add(image)
     most = max(np.bincount(trie.leaf_images.cpu().numpy()))
-    places = max(settings.beams, settings.depth) * min(int(most), 8)
+    places = max(settings.beams, settings.depth) * int(most)  # leaves, so many that they are of `depth` images at least
+    depth = min(settings.depth, len(trie.image_ids))
     found: dict[int, list[tuple[str, float]]] = {}
     search = exact_search if settings.search == "exact" else beam_search
     # With log-sum-exp an identifier that was not scored could still add to an image that has several.
     certifiable = settings.merge == "max" or most == 1
     counts = {"hypotheses": 0, "invalid": 0, "duplicates": 0, "failed_queries": 0}
-    certified, rows = [], 0
-    for chosen in tqdm(_batches(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None):
+    certified, rows = np.zeros(len(prompt_ids), dtype=np.int64), 0
+    for chosen in tqdm(
+        batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
+    ):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         best = search(model, prompts, media, trie, settings.beams, places, settings.normalisation, assigned.levels)
         rows += best.model_rows
         ranked = _rank(best, trie, owners, settings, counts)
         for query, answers, bound in zip(chosen, ranked, best.bound.tolist(), strict=True):
             found[query] = answers
-            certified.append(sum(score > bound for _, score in answers) if certifiable else 0)
+            certified[query] = sum(score > bound for _, score in answers) if certifiable else 0
     counts["valid_rate"] = 1 - counts["invalid"] / counts["hypotheses"] if counts["hypotheses"] else 0.0
     counts["model_rows_per_query"] = rows / len(prompt_ids)
-    whole = [0 < ranks == len(answers) for ranks, answers in zip(certified, found.values(), strict=True)]
-    counts["certified"] = float(np.mean(whole)) if whole else 0.0
-    counts["certified_ranks"] = [float(np.mean(np.array(certified) >= rank)) for rank in range(1, settings.depth + 1)]
+    counts["certified"] = float((certified >= depth).mean())
+    counts["certified_ranks"] = [float((certified >= rank).mean()) for rank in range(1, depth + 1)]
     return {query_ids[i]: found[i] for i in range(len(prompt_ids))}, counts
 
 
-def _batches(prompt_ids: list[list[int]], size: int) -> list[list[int]]:
+def batches_of_one_length(prompt_ids: list[list[int]], size: int) -> list[list[int]]:
     """Indices of queries in batches of one length each."""
     by_length = defaultdict(list)
     for index, ids in enumerate(prompt_ids):

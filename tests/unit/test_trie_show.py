@@ -51,5 +51,17 @@ def test_leaves_below_is_what_the_children_say(made: dict) -> None:
 
 
 def test_a_prefix_that_is_not_there_is_told(made: dict) -> None:
-    with pytest.raises(GraceError):
-        printed("no such thing 999999", made)
+    assigned = load_identifiers(made["identifiers"])
+    train = assigned.of_split("train")["text"]
+    gallery = set(assigned.of_split("test")["text"])
+    absent = next(text for text in train if text not in gallery)
+    with pytest.raises(GraceError, match="begin no identifier of the gallery: the trie goes with them for"):
+        printed(absent, made)
+    if assigned.scheme == "atomic":
+        with pytest.raises(GraceError, match="class number"):
+            printed("²", made)
+        with pytest.raises(GraceError, match="begin no identifier"):
+            printed("99999999999", made)
+    if assigned.scheme == "structured":
+        with pytest.raises(GraceError, match="row of tokens"):
+            printed("abc", made)
