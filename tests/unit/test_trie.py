@@ -249,3 +249,15 @@ def test_alphabets_that_do_not_fit_a_key_are_numbered_level_by_level():
     assert _pack(flat, lengths) is None
     nodes = number_nodes(flat, lengths)
     assert nodes.levels[-1] == len(nodes.labels) and len(np.unique(nodes.ends)) == 700
+
+
+def test_keys_that_leave_no_room_for_a_row_number_are_sorted_alike():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(9, 13, 300)
+    flat = rng.integers(0, 28, lengths.sum())
+    _, bits, _ = _pack(flat, lengths)
+    assert 63 - 9 < sum(bits) <= 63
+    quick, slow = number_nodes(flat, lengths), _by_levels(flat, lengths)
+    assert all(
+        np.array_equal(getattr(quick, name), getattr(slow, name)) for name in ("labels", "first", "levels", "ends")
+    )
