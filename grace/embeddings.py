@@ -33,7 +33,7 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
     tables = load_dataset(dataset)
     model = open_tower(tower)
     files = tables.images["file"].tolist()
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "encode") as folder:
         pad_embedding, pad_tokens = model.encode_images([Image.new("RGB", (224, 224), PAD_COLOUR)])
         np.save(folder / "pad_tokens.npy", pad_tokens.half().numpy(), allow_pickle=False)
         shapes = {

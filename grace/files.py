@@ -20,6 +20,8 @@ import pandas as pd
 
 from grace.errors import GraceError
 
+MARKER = ".grace"  # in every folder that a stage wrote: the name of that stage
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -41,12 +43,16 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; swap it in on success (an old folder goes), delete it on any error."""
-    path = Path(path)
+def replacing_folder(path: Path | str, stage: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; swap it in on success (an old folder goes), delete it on any error.
+
+    Only an empty folder or an earlier output of the same stage is replaced: see `check_output_folder`.
+    """
+    path = check_output_folder(path, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
+        (temporary / MARKER).write_text(f"{stage}\n", encoding="utf-8")
         yield temporary
         os.chmod(temporary, 0o755)
         if path.exists():
@@ -54,6 +60,27 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output_folder(path: Path | str, stage: str) -> Path:
+    """Raise a `GraceError` if writing the folder `path` would delete what the stage did not make itself.
+
+    Every folder that a stage writes holds the file `.grace` with the stage's name; a folder with other content, the
+    current folder and what holds it are refused. Long stages call this before their work.
+    """
+    folder = Path(path).resolve()
+    here = Path.cwd().resolve()
+    if folder == here or folder in here.parents:
+        raise GraceError(f"output {str(path)!r} is the current folder or holds it; name a folder of its own")
+    if folder.exists() and not folder.is_dir():
+        raise GraceError(f"output {path} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        marker = folder / MARKER
+        made_by = marker.read_text(encoding="utf-8").strip() if marker.is_file() else ""
+        if made_by != stage:
+            whose = f"is an output of the stage {made_by}" if made_by else "holds files that this command did not make"
+            raise GraceError(f"output {path} {whose}; name another folder, or delete it yourself")
+    return folder
 
 
 def need(path: Path | str, what: str) -> Path:

@@ -36,7 +36,7 @@ def pseudo_queries(
     else:
         table = from_captioner(tables, embeddings, captioner, settings)
     per_image = table.groupby("image_id").size().reindex(tables.gallery["image_id"], fill_value=0)
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "pseudo_queries") as folder:
         write_table(folder / "pseudo_queries.parquet", table)
         counts = {
             "images": len(per_image),

@@ -37,6 +37,8 @@ MACHINE_ERRORS = {
     errno.EEXIST,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 
@@ -57,5 +59,5 @@ def main() -> None:
         sys.exit(130)
     except CommandLineError as error:  # unknown option, missing option, wrong type; or no command at all: the help
         said = error.format_message()
-        print(said if not sys.argv[1:] else f"error: {' '.join(said.split())}", file=sys.stderr)
+        print(said if said.lstrip().startswith("Usage:") else f"error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)

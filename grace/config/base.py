@@ -33,7 +33,7 @@ def parse_settings(model: type[Section], text: str, where: str) -> Any:
     try:
         values = (
             yaml.safe_load(text)
-            if text.lstrip().startswith("{")
+            if text.lstrip()[:1] in ("{", "[", "")
             else yaml.safe_load(Path(text).read_text(encoding="utf-8"))
         )
     except (OSError, UnicodeDecodeError) as error:

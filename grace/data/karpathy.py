@@ -72,7 +72,7 @@ def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy,
         "restval": settings.restval,
         "json_file": json_file.name,
     }
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "dataset") as folder:
         write_dataset(folder, image_table, caption_table, summary)
 
 
@@ -122,6 +122,11 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
     twice = images["image_id"].duplicated()
     if twice.any():
         raise GraceError(f"{where}: image id {images['image_id'][twice].iloc[0]} stands twice; ids must be unique")
+    files = images["filepath"].str.cat(images["filename"], sep="/")
+    if files.duplicated().any():
+        raise GraceError(
+            f"{where}: the file {files[files.duplicated()].iloc[0].lstrip('/')} stands with two images; each needs its own"
+        )
     if restval == "drop":
         images = images[images["source_split"] != "restval"].reset_index(drop=True)
     for split in ("test", "train"):
@@ -158,7 +163,7 @@ def _find(folder: Path, filepath: str, filename: str) -> str | GraceError:
         return GraceError(f"image {candidates[0]} is missing in {folder}; fetch it or remove it from the JSON file")
     try:
         with Image.open(folder / file, formats=FORMATS) as image:
-            image.verify()
+            image.load()  # verify() does not notice a JPEG that was cut off
     except Exception as error:  # Pillow raises SyntaxError, OSError, struct.error and more for broken files
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         return GraceError(f"image {folder / file} cannot be read as {', '.join(FORMATS)} ({said}); fetch it again")

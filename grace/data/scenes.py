@@ -32,7 +32,7 @@ def scenes(*, output: Path, settings: Scenes, name: str = "scenes") -> None:
     splits = [split for split, size in sizes.items() for _ in range(size)]
     drawn = draw_scenes(len(splits), settings.seed)
     images, texts = [], []
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "dataset") as folder:
         (folder / "images").mkdir()
         for number, (split, scene) in enumerate(zip(tqdm(splits, desc="scenes", disable=None), drawn, strict=True)):
             rng = np.random.default_rng([settings.seed, 1, number])

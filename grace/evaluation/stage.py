@@ -19,16 +19,13 @@ from grace.config import Evaluate
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
 from grace.evaluation.measures import DEPTH, MEASURES, check_run, gold_images, per_query
+from grace.evaluation.rows import check_keys, check_row
 from grace.evaluation.significance import bootstrap_intervals, paired_p_values
 from grace.files import read_json, write_json
 from grace.retrieval.runs import read_qrels, read_run
 
 SETTING = "transductive corpus, unseen queries"
 RETRIEVAL_KEYS = ("scheme", "seed", "queries", "valid_rate", "memorization")
-ROW_KEYS = (
-    *("dataset", "system", "seed", "queries", *MEASURES, "intervals"),
-    *("memorization", "valid_rate", "versus_baseline", "confidence", "setting"),
-)
 
 
 def evaluate(
@@ -64,6 +61,7 @@ def evaluate(
         )
 
     own_run = _read_checked_run(run, qrels, gallery)
+    _check_belongs(own_run, run, report, retrieval, len(gold))
     values = per_query(qrels, own_run)
     clusters = gold.to_numpy()
     draws = {"resamples": settings.resamples, "seed": settings.seed}
@@ -118,8 +116,10 @@ def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
 
 
 def read_row(file: Path) -> dict[str, Any]:
-    """Read the metrics of one system; `GraceError` if a key is missing."""
-    return _read_object(file, "metrics file", ROW_KEYS)
+    """Read the metrics of one system; `GraceError` if a key is missing or holds something else."""
+    row = read_json(file, "metrics file")
+    check_row(row, f"metrics file {file}")
+    return row
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not rows:
         raise GraceError(f"metrics file {file} holds no rows; make it with `python -m grace metrics`")
     for number, row in enumerate(rows):
-        _check_keys(row, ROW_KEYS, f"metrics file {file}, row {number + 1}")
+        check_row(row, f"metrics file {file}, row {number + 1}")
     return rows
 
 
@@ -139,15 +139,22 @@ def _read_checked_run(path: Path, qrels: pd.DataFrame, gallery: set[str]) -> pd.
     return run
 
 
+def _check_belongs(run: pd.DataFrame, path: Path, report: dict[str, Any], retrieval: Path, queries: int) -> None:
+    """A run that was cut, or that another retrieval wrote, must not become a result."""
+    strange = run.tag[run.tag != report["scheme"]]
+    if len(strange):
+        raise GraceError(
+            f"run {path} is of {strange.iloc[0]}, retrieval report {retrieval} of {report['scheme']}; name one pair"
+        )
+    unanswered = queries - run.query_id.nunique()
+    if report.get("failed_queries") is not None and unanswered != report["failed_queries"]:
+        raise GraceError(
+            f"run {path} has no answer for {unanswered} queries, retrieval report {retrieval} counts "
+            f"{report['failed_queries']}: the run was cut, or belongs to another report; retrieve again"
+        )
+
+
 def _read_object(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
     value = read_json(path, what)
-    _check_keys(value, keys, f"{what} {path}")
+    check_keys(value, keys, f"{what} {path}")
     return value
-
-
-def _check_keys(value: Any, keys: Sequence[str], where: str) -> None:
-    if not isinstance(value, dict):
-        raise GraceError(f"{where}: a JSON object is expected")
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise GraceError(f"{where}: the key(s) {', '.join(missing)} are missing; make the file again")

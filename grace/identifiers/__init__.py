@@ -64,7 +64,7 @@ def identifiers(
     end = [] if scheme == "atomic" else [end_token_id(loaded)]
     passed = check_identifiers(table, images, loaded, scheme, assignment.new_tokens)
     alphabets = [] if scheme == "atomic" else level_alphabets(table, end)
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "identifiers") as folder:
         write_table(folder / "identifiers.parquet", table)
         tokens = {"scheme": scheme, "new_tokens": assignment.new_tokens, "levels": alphabets}
         write_json(folder / "tokens.json", tokens)

@@ -29,7 +29,7 @@ def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     if made.pad_token is None:
         made.add_special_tokens({"pad_token": PAD_TOKEN})
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "tokenizer") as folder:
         made.save_pretrained(folder)
 
 

@@ -67,7 +67,7 @@ def write_run(path: Path | str, rows: Mapping[str, Sequence[tuple[str, float]]],
 
 
 def read_run(path: Path | str) -> pd.DataFrame:
-    """Read a TREC run: columns query_id (str), doc_id (str), rank (int64, from 1), score (float64), sorted by query
+    """Read a TREC run: columns query_id (str), doc_id (str), rank (int64, from 1), score (float64), tag (str), sorted by query
     (in the file's order) and rank.
 
     Raises `GraceError`, with the line number, for a line of another form, a repeated document, and a query whose ranks
@@ -80,6 +80,7 @@ def read_run(path: Path | str) -> pd.DataFrame:
             "doc_id": [row[2] for row in fields],
             "rank": _column([row[3] for row in fields], np.int64, numbers, f"run {path}", "rank"),
             "score": _column([row[4] for row in fields], np.float64, numbers, f"run {path}", "score"),
+            "tag": [row[5] for row in fields],
             "line": numbers,
         }
     )
@@ -112,7 +113,7 @@ def read_run(path: Path | str) -> pd.DataFrame:
             "that of "
             "the rank before it; break ties before writing a run (grace.retrieval.runs.write_run does)"
         )
-    return table[["query_id", "doc_id", "rank", "score"]]
+    return table[["query_id", "doc_id", "rank", "score", "tag"]]
 
 
 def read_qrels(path: Path | str) -> pd.DataFrame:

@@ -47,7 +47,7 @@ class OpenClipTower:
 def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     """Check that the tower loads and write its name down."""
     _load(settings.open_clip)
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "tower") as folder:
         write_json(folder / "config.json", {"kind": "open_clip", "settings": settings.open_clip.model_dump()})
 
 

@@ -62,7 +62,7 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     torch.manual_seed(s.seed)
     longest = max(len(words) for group in ids for words in group)
     model = DualEncoder(s, tokenizer.get_vocab_size(), max_text=max(256, longest))
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, "tower") as folder:
         train_dual_encoder(model, torch.from_numpy(pixels), ids, s, folder / "metrics.jsonl")
         save_weights(folder / "model.safetensors", unique_tensors(model))
         tokenizer.save(str(folder / "tokenizer.json"))

@@ -20,8 +20,8 @@ from grace.config import Atomic, Training
 from grace.config import Flamingo as FlamingoSettings
 from grace.data.tables import load_dataset
 from grace.embeddings import load_embeddings
-from grace.errors import GraceError
-from grace.files import need, read_json, replacing_folder
+from grace.errors import GraceError, did_you_mean
+from grace.files import check_output_folder, need, read_json, replacing_folder
 from grace.identifiers.base import load_identifiers, read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.checkpoints import load_weights, read_config, save_model
@@ -51,6 +51,8 @@ def train(
     start_from: Path | None = None,
 ) -> None:
     """Train `scheme` with `seed` and write the model folder `output`; resume from `state` if it holds an unfinished run."""
+    if scheme not in SCHEMES:
+        raise GraceError(f"unknown identifier scheme '{scheme}'{did_you_mean(scheme, SCHEMES)}")
     tables, words = load_dataset(dataset), read_tokenizer(tokenizer)
     assigned = load_identifiers(identifiers)
     if assigned.scheme != scheme:
@@ -86,17 +88,19 @@ def train(
 
 def run(model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:
     """Train `model` and write the model folder; every process of a distributed run calls this."""
+    stage = "captioner" if objective == "caption" else "train"
+    check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
         tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept)
         if is_first_process():
-            with replacing_folder(output) as folder:
+            with replacing_folder(output, stage) as folder:
                 save_model(folder, tensors, {**config, "provenance": provenance(training.model_dump())}, words)
                 kept.export_logs(folder)
             kept.finish()
 
 
 def _start(flamingo, words, width, new_tokens, start_from: Path | None, seed: int) -> GraceFlamingo:
-    """The model before training: fresh, from a checkpoint, or the captioner's weights; identifier tokens added (defect 7)."""
+    """The model before training: fresh, from a checkpoint, or the captioner's weights; identifier tokens added."""
     model = build(flamingo, words, width, pretrained=start_from is None)
     if start_from is not None:
         if read_config(start_from)["flamingo"] != flamingo.model_dump():

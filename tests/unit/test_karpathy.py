@@ -249,3 +249,19 @@ def test_flickr30k_counts(shared: Path):
         images, captions = parse_karpathy(json.load(file), "flickr30k")
     assert images["split"].value_counts().to_dict() == {"train": 29_000, "val": 1_014, "test": 1_000}
     assert (captions["split"] == "test").sum() == 5_000
+
+
+def test_a_photo_that_was_cut_off_is_found(folder: Path):
+    photo = folder / "images/3.png"
+    Image.effect_noise((256, 256), 80).convert("RGB").save(photo, format="JPEG")
+    photo.write_bytes(photo.read_bytes()[:-2000])
+    with pytest.raises(GraceError, match=r"3\.png cannot be read.*fetch it again"):
+        run(folder, document())
+    assert not (folder / "output").exists()
+
+
+def test_a_file_of_two_images_is_refused(folder: Path):
+    content = document()
+    content["images"][5]["filename"] = content["images"][1]["filename"]
+    with pytest.raises(GraceError, match="stands with two images"):
+        run(folder, content)

@@ -15,8 +15,9 @@ from grace.data.tables import write_dataset
 from grace.errors import GraceError
 from grace.evaluation import evaluate, metrics
 from grace.evaluation.measures import MEASURES, gold_ranks, per_query
+from grace.evaluation.stage import read_rows
 from grace.evaluation.table import show
-from grace.files import write_json
+from grace.files import read_json, write_json
 from grace.retrieval.runs import read_qrels, read_run, write_run
 
 SETTINGS = Evaluate(resamples=200)
@@ -149,6 +150,12 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
         (lambda queries: {"q0_0": ["t0"]}, {}, "image t0 .query q0_0. is not in the gallery"),
         (perfect, {"queries": 23}, "counts 23 queries, the qrels .* 24"),
         (perfect, {"depth": 5}, "set retrieve.depth to 10"),
+        (
+            half_right,
+            {"failed_queries": 0},
+            "has no answer for 4 queries, retrieval report .* counts 0: the run was cut",
+        ),
+        (lambda queries: {}, {"failed_queries": 1}, "has no answer for 24 queries"),
     ],
 )
 def test_evaluate_refuses_in_words_and_writes_nothing(tmp_path, answers, report, said):
@@ -156,6 +163,14 @@ def test_evaluate_refuses_in_words_and_writes_nothing(tmp_path, answers, report,
     with pytest.raises(GraceError, match=said):
         evaluate(**world)
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_run_of_another_system_is_refused(tmp_path):
+    world = write_world(tmp_path, perfect)
+    report = read_json(world["retrieval"], "report")
+    write_json(world["retrieval"], report | {"scheme": "string"})
+    with pytest.raises(GraceError, match=r"is of atomic, retrieval report .* of string"):
+        evaluate(**world)
 
 
 def test_a_query_with_two_images_is_refused():
@@ -228,3 +243,23 @@ def test_read_back_what_the_stage_reads(tmp_path):
 def test_evaluation_and_report_start_without_torch():
     code = "import sys, grace.evaluation.table, grace.report, ir_measures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"R@1": "high"}, "R@1: Input should be a valid number"),
+        ({"intervals": {}}, "intervals.R@1: Field required"),
+        ({"intervals": {name: [0.1] for name in ("R@1", "R@5", "R@10", "MRR@10")}}, "intervals.R@1: List should have"),
+        ({"versus_baseline": {"R@1": 1}}, "versus_baseline"),
+        ({"seed": "a"}, "seed: Input should be a valid integer"),
+        ({"dataset": []}, "dataset: Input should be a valid string"),
+    ],
+)
+def test_a_row_of_another_form_is_refused(tmp_path, change, said):
+    row = evaluate(**write_world(tmp_path, perfect))
+    write_json(tmp_path / "metrics.json", [row])
+    assert read_rows(tmp_path / "metrics.json") == [row]
+    write_json(tmp_path / "metrics.json", [row | change])
+    with pytest.raises(GraceError, match=f"row 1: {said}"):
+        read_rows(tmp_path / "metrics.json")

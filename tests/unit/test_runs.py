@@ -57,7 +57,7 @@ def test_an_untied_score_keeps_its_value(tmp_path):
 def test_a_query_without_documents_has_no_lines_and_an_empty_run_reads(tmp_path):
     write_run(tmp_path / "run.trec", {"q": []}, tag="t")
     table = read_run(tmp_path / "run.trec")
-    assert table.empty and list(table.columns) == ["query_id", "doc_id", "rank", "score"]
+    assert table.empty and list(table.columns) == ["query_id", "doc_id", "rank", "score", "tag"]
 
 
 def test_fast_enough_for_coco(tmp_path):
