@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from grace.files import MARKER
+
 pytestmark = pytest.mark.slow
 TINY = "config/tiny.yaml"
 SYSTEMS = ("baseline", "atomic/seed0", "structured/seed0")
@@ -61,7 +63,7 @@ def test_the_report_is_one_file_that_opens_offline(results):
 
 
 def test_nothing_half_written_and_no_state_is_left(results):
-    hidden = [file for file in results.rglob(".*") if file.name != ".snakemake_timestamp"]
+    hidden = [file for file in results.rglob(".*") if file.name not in (".snakemake_timestamp", MARKER)]
     assert hidden == []
     assert not list(results.rglob("training_state")) and not (results / "scenes" / "captioner_state").exists()
 
