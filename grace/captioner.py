@@ -50,4 +50,4 @@ def captioner(
         "visual_width": vectors.width,
         "new_tokens": 0,
     }
-    run(model, pools, "caption", training.seed, vectors, words, training, state, key, output, config)
+    run("captioner", model, pools, "caption", training.seed, vectors, words, training, state, key, output, config)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from grace.config import PseudoQueries
 from grace.data.tables import DatasetTables, load_dataset
 from grace.errors import GraceError
-from grace.files import need, read_table, replacing_folder, write_json, write_table
+from grace.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
 from grace.provenance import provenance
 
 ROUNDS = 20  # times that an image whose samples repeat or do not end is asked again
@@ -28,6 +28,7 @@ def pseudo_queries(
     *, dataset: Path, embeddings: Path | None, captioner: Path | None, output: Path, settings: PseudoQueries
 ) -> None:
     """Write `settings.per_image` different pseudo-queries of every gallery image."""
+    check_output_folder(output, "pseudo_queries")
     tables = load_dataset(dataset)
     if settings.source == "file":
         table = from_file(Path(settings.file), tables)

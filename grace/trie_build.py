@@ -113,8 +113,7 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
 def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The keys in order, and the rows in that order (None: as they come).
 
-    Where a row number fits beside the key, both are sorted as one integer: a plain sort is several times faster than one
-    that carries an index.
+    Where a row number fits beside the key, both are sorted as one integer; a sort that carries an index is the other way.
     """
     if (keys_S[1:] >= keys_S[:-1]).all():
         return keys_S, None

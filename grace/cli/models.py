@@ -149,7 +149,7 @@ def train_command(
     output: Output,
     state: State,
     start_from: Annotated[
-        Path | None, typer.Option(help="model folder whose weights to start from (the captioner's)")
+        Path | None, typer.Option(help="model folder whose weights to start from: the captioner's, or atomic's")
     ] = None,
     settings: Settings = "{}",
 ) -> None:

@@ -1,7 +1,8 @@
 """The registry of data sets. Every source ends in the same tables (`grace.data.tables`).
 
 A new data set is one file `grace/data/NAME.py` with a function `NAME(*, output, settings, name, ...)` that ends in
-`write_dataset`, and one line here. Command: `python -m grace dataset NAME ...`.
+`write_dataset`, and one line here; to be run by the workflow it also has a section in `grace/config/data.py`, a command in
+`grace/cli/data.py` and a rule in `rules/data.smk`. Command: `python -m grace dataset NAME ...`.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * columns / 3 if columns > 1 else 5.2, 2.45 * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axis, (title, curve) in zip(grid, curves.items(), strict=False):
+        for axis, (title, curve) in zip(grid[: len(curves)], curves.items(), strict=True):
             for column in loss_columns(curve):
                 axis.plot(
                     curve["step"],
@@ -150,7 +150,7 @@ def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(WIDTH * columns / 5, 2.6), 1.9 * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axis, (title, counts) in zip(grid, lengths.items(), strict=False):
+        for axis, (title, counts) in zip(grid[: len(lengths)], lengths.items(), strict=True):
             scheme = title.split(",")[0]  # "atomic, seed 1"
             axis.bar(list(counts), list(counts.values()), width=0.75, color=colour(scheme))
             axis.set_title(title, loc="left", fontweight="bold")

@@ -31,10 +31,7 @@ def exact_search(
     `beams` is the width of the first descent and of a round; it changes the work, never the answer.
     """
     logits, cache = read_prompts(model, prompts_BL, media_1NC)
-    prompts = copy.copy(cache)
-    prompts.layers = [
-        copy.copy(layer) for layer in cache.layers
-    ]  # the descent replaces tensors, never writes into them
+    prompts = _branch(cache)
     pool, open_ = descend(model, logits, cache, media_1NC, trie, beams, places, normalisation, levels, keep=True)
     rows = pool.model_rows
     while True:
@@ -95,13 +92,19 @@ def _spread(prefixes: Prefixes, queries: Tensor, batch: int) -> Prefixes:
 def _read(model, prompts: DynamicCache, queries: Tensor, tokens_AKl: Tensor, media_1NC: Tensor) -> Tensor:
     """Logits after the prefixes, f32 [A, K, V], from the cached prompts of the queries."""
     number, width, length = tokens_AKl.shape
-    cache = copy.copy(prompts)
-    cache.layers = [copy.copy(layer) for layer in prompts.layers]
+    cache = _branch(prompts)
     cache.reorder_cache(queries.repeat_interleave(width))
     media = media_1NC.expand(number * width, -1, -1, -1)
     # An empty place is read as token 0; its score is -inf.
     hidden, _ = model.hidden_states(tokens_AKl.reshape(-1, length).clamp(min=0), media, past_key_values=cache)
     return model.head(hidden[:, -1]).float().view(number, width, -1)
+
+
+def _branch(cache: DynamicCache) -> DynamicCache:
+    """A cache that grows apart from `cache` but shares its tensors: growth replaces tensors, it never writes into them."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    return branch
 
 
 def _finish_some(pool: Hypotheses, queries: Tensor, candidates: Tensor, leaves: Tensor, history: Tensor) -> Hypotheses:

@@ -83,12 +83,11 @@ def train(
         "classes": len(model.atomic_head.classes) if scheme == "atomic" else 0,
         "class_width": int(vectors.vectors.shape[1]),
     }
-    run(model, pools, SCHEMES[scheme].objective, seed, vectors, words, training, state, key, output, config)
+    run("train", model, pools, SCHEMES[scheme].objective, seed, vectors, words, training, state, key, output, config)
 
 
-def run(model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:
-    """Train `model` and write the model folder; every process of a distributed run calls this."""
-    stage = "captioner" if objective == "caption" else "train"
+def run(stage, model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:
+    """Train `model` and write the model folder as an output of `stage`; every process of a distributed run calls this."""
     check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
         tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept)

@@ -88,3 +88,21 @@ def tiny(tmp_path: Path) -> dict[str, Path]:
     ], columns=["image_id", "text", "score"])  # fmt: skip
     queries.to_parquet(folders["pseudo_queries"] / "pseudo_queries.parquet", index=False)
     return folders
+
+
+@pytest.fixture
+def make(tiny: dict[str, Path], tokenizer_folder: Path, tmp_path: Path):
+    """A function that runs the stage identifiers on the tiny data set and reads its output."""
+    from grace.config import Identifiers
+    from grace.identifiers import identifiers
+    from grace.identifiers.base import load_identifiers
+
+    def run(scheme: str, seed: int = 0, settings: Identifiers | None = None, name: str = "ids", **other):
+        identifiers(
+            scheme=scheme, seed=seed, tokenizer=tokenizer_folder, output=tmp_path / name,
+            settings=settings or Identifiers(clusters=3, leaf_size=3),
+            **{**tiny, **other},
+        )  # fmt: skip
+        return load_identifiers(tmp_path / name)
+
+    return run

@@ -1,21 +1,16 @@
-"""The five schemes, their checks in words, and the defects of identifiers."""
+"""The five schemes, their checks in words, and the defects of identifiers. The tree of structured: test_structured."""
 
 from __future__ import annotations
 
 import json
-import signal
-import time
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from grace.config import Identifiers, Train
+from grace.config import Identifiers
 from grace.data.tables import load_dataset, write_dataset
 from grace.errors import GraceError
 from grace.identifiers import identifiers, scheme_function
@@ -28,8 +23,8 @@ from grace.identifiers.base import (
     read_tokenizer,
 )
 from grace.identifiers.checks import check_identifiers
-from grace.identifiers.structured import cluster_paths
 from grace.schemes import SCHEMES
+from grace.training.objectives import OBJECTIVES
 from grace.trie import Trie, trie
 
 SMALL = Identifiers(clusters=3, leaf_size=3)
@@ -38,20 +33,6 @@ SMALL = Identifiers(clusters=3, leaf_size=3)
 @pytest.fixture(scope="module")
 def tokenizer(tokenizer_folder: Path):
     return read_tokenizer(tokenizer_folder)
-
-
-@pytest.fixture
-def make(tiny: dict[str, Path], tokenizer_folder: Path, tmp_path: Path):
-    """A function that runs the stage on the tiny data set and reads its output."""
-
-    def run(scheme: str, seed: int = 0, settings: Identifiers = SMALL, name: str = "ids", **other):
-        identifiers(
-            scheme=scheme, seed=seed, tokenizer=tokenizer_folder, output=tmp_path / name, settings=settings,
-            **{**tiny, **other},
-        )  # fmt: skip
-        return load_identifiers(tmp_path / name)
-
-    return run
 
 
 def rewrite_captions(folder: Path, change) -> None:
@@ -179,40 +160,6 @@ def test_atomic_is_the_order_of_the_class_matrix(make, tiny):
     assert table["image_id"].tolist() == images["image_id"][images["split"] != "val"].tolist()
 
 
-def test_structured_paths_are_a_tree_of_small_leaves(make):
-    tables = make("structured")
-    paths = [tuple(text[1:-1].split("><")) for text in tables.table["text"]]
-    leaves = Counter(path[:-1] for path in paths)
-    assert max(leaves.values()) <= 3
-    for path in paths:
-        assert [symbol.split("_")[0] for symbol in path] == [f"s{level}" for level in range(len(path))]
-        assert all(int(symbol.split("_")[1]) < 3 for symbol in path)
-
-
-def test_structured_neighbours_share_their_first_symbol():
-    generator = np.random.default_rng(0)
-    centres = np.eye(4, 16, dtype=np.float32) * 10
-    points = np.repeat(centres, 10, axis=0) + generator.normal(scale=0.1, size=(40, 16)).astype(np.float32)
-    order = generator.permutation(40)
-    paths = cluster_paths(points[order], clusters=4, leaf_size=10, max_depth=5, seed=1)
-    groups = [{path[0] for path, place in zip(paths, order, strict=True) if place // 10 == group} for group in range(4)]
-    assert all(len(group) == 1 for group in groups) and len(set.union(*groups)) == 4
-    assert all(len(path) == 2 for path in paths)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 60), st.integers(1, 6), st.integers(2, 5), st.integers(1, 5), st.integers(1, 4), st.integers(0, 3)
-)
-def test_structured_always_ends_unique_and_prefix_free(count, distinct, clusters, leaf, max_depth, seed):
-    generator = np.random.default_rng(seed)
-    points = generator.normal(size=(distinct, 3)).astype(np.float32)[generator.integers(0, distinct, size=count)]
-    paths = cluster_paths(points, clusters, leaf, max_depth, seed)
-    Trie.build(paths, np.arange(count), [str(row) for row in range(count)])
-    assert len(set(map(tuple, paths))) == count
-    assert max(max(path) for path in paths) < max(clusters, leaf)
-
-
 def test_defect_01_identifiers_with_id_inside_reach_their_image(make, tiny, tokenizer_folder: Path, tmp_path: Path):
     """Captions that hold "id" (riding, outside) are token ids with a leaf; parsing text at "id" would lose them."""
     table = make("semantic").table
@@ -306,39 +253,6 @@ def test_defect_07_new_tokens_are_recorded_with_their_ids(make, tokenizer_folder
         assert set(np.concatenate(tables.table["tokens"].tolist())) == set(range(before, len(tokenizer)))
 
 
-def test_defect_12_k_means_ends_on_identical_embeddings(make, tiny):
-    """More identical embeddings than a leaf holds: cut in order, at once, and still unique."""
-    np.save(tiny["embeddings"] / "image_embeddings.npy", np.ones((54, 8), dtype=np.float32))
-
-    def too_long(*arguments):
-        raise AssertionError("the clustering does not end")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(20)
-    try:
-        tables = make("structured")
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    assert tables.table["text"].nunique() == 50
-    assert tables.table["tokens"].map(len).max() <= 5
-
-
-def test_defect_12_seeded_and_blind_to_global_random_state(make):
-    np.random.seed(1)
-    one = make("structured", name="one").fingerprint
-    np.random.seed(2)
-    assert make("structured", name="two").fingerprint == one
-
-
-def test_max_depth_is_kept():
-    points = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
-    flat = cluster_paths(points, clusters=5, leaf_size=1000, max_depth=1, seed=0)
-    assert flat == [[row] for row in range(500)]
-    deep = cluster_paths(points, clusters=5, leaf_size=5, max_depth=1, seed=0)
-    assert len(set(map(tuple, deep))) == 500
-
-
 @pytest.mark.parametrize("scheme", ["numeric", "semantic", "structured", "atomic"])
 def test_checks_fail_in_words(make, tiny, tokenizer, scheme: str):
     tables = make(scheme)
@@ -409,18 +323,9 @@ def test_errors_of_the_stage(make, tiny, tmp_path: Path):
     assert make("numeric", embeddings=None, pseudo_queries=None).scheme == "numeric"
 
 
-def test_every_scheme_of_the_registry_has_its_function_and_its_keys():
-    assert [name for name in Train.model_fields if name in SCHEMES] == list(SCHEMES)
+def test_every_scheme_of_the_registry_has_its_function_and_a_known_objective():
+    assert {scheme.objective for scheme in SCHEMES.values()} <= set(OBJECTIVES)
     assert all(scheme_function(scheme).__name__ == scheme for scheme in SCHEMES)
-
-
-def test_structured_is_quick():
-    """4,000 images of 64 dimensions in seconds: no loop over images inside the clustering."""
-    points = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
-    start = time.process_time()
-    paths = cluster_paths(points, clusters=30, leaf_size=30, max_depth=12, seed=0)
-    assert time.process_time() - start < 30
-    assert len(set(map(tuple, paths))) == 4000
 
 
 def test_inputs_are_read_only_when_a_scheme_asks(tokenizer):
