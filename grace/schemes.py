@@ -23,7 +23,5 @@ SCHEMES: dict[str, Scheme] = {
     "string": Scheme("running number, as the tokenizer cuts it"),
     "semantic": Scheme("gold captions of train images, pseudo-queries of gallery images"),
     "structured": Scheme("path in a tree of clusters of embeddings", {"memorize_batch": 64, "start_from": "atomic"}),
-    "atomic": Scheme(
-        "one class an image", {"steps": 300, "learning_rate": 2e-3, "pseudo_query_share": 0.0}, "classify"
-    ),
+    "atomic": Scheme("a class an image", {"steps": 450, "learning_rate": 2e-3, "pseudo_query_share": 0.0}, "classify"),
 }
