@@ -132,7 +132,7 @@ def show_command(
     rows: Annotated[int, typer.Option(min=1, help="most children to show")] = 50,
 ) -> None:
     """Show what stands below the beginning of an identifier: children, identifiers, images."""
-    from grace.trie_show import show
+    from grace.trie.show import show
 
     show(prefix=prefix, trie=trie, identifiers=identifiers, tokenizer=tokenizer, rows=rows)
 

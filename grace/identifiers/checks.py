@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from grace.errors import GraceError
-from grace.identifiers.base import closed, end_token_id, flatten, identifier_text
-from grace.trie import Trie
+from grace.identifiers.base import end_token_id, flatten, identifier_text
+from grace.trie.tree import Trie
 
 
 def check_identifiers(
@@ -28,8 +28,9 @@ def check_identifiers(
     if scheme != "atomic":
         _ordinary_tokens(table, tokenizer, new_tokens, where)
         passed.append("no special token stands inside an identifier")
-    end = [] if scheme == "atomic" else [end_token_id(tokenizer)]
-    Trie.build(closed(table["tokens"], end), np.zeros(len(table), dtype=np.int64), ["-"])
+    flat, lengths = flatten(table["tokens"])
+    end = None if scheme == "atomic" else end_token_id(tokenizer)
+    Trie.from_arrays(flat, lengths, np.zeros(len(table), dtype=np.int64), ["-"], end)
     passed.append("identifiers with their end are prefix-free")
     _decodable(table, tokenizer, scheme, new_tokens, where)
     passed.append("every identifier decodes to its whole text")

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from grace.identifiers.base import closed, flatten
-from grace.trie import Trie
+from grace.trie.tree import Trie
 
 
 def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], checks: list[str]) -> dict[str, Any]:
@@ -47,11 +48,14 @@ def fan_out(table: pd.DataFrame, end: list[int]) -> list[dict[str, float]]:
     """A row a level: level, nodes (with children), min, median, max of their children."""
     if not len(table):
         return []
-    tree = Trie.build(closed(table["tokens"], end), np.zeros(len(table), dtype=np.int64), ["-"])
+    flat, lengths = flatten(table["tokens"])
+    tree = Trie.from_arrays(flat, lengths, np.zeros(len(table), dtype=np.int64), ["-"], end[0] if end else None)
+    ends = tree.is_leaf if not tree.uniform else torch.arange(tree.nodes) >= tree.levels[-2]
+    number = ends.int() if end else torch.zeros(tree.nodes, dtype=torch.int32)  # the end token is one more child
+    number[: len(tree.first) - 1] += tree.first.diff()
     rows: list[dict[str, float]] = []
-    for level in range(tree.depth):
-        begin, stop = tree.levels[level : level + 2].tolist()
-        children = tree.first[begin : stop + 1].diff().numpy()
+    for level, (begin, stop) in enumerate(pairwise(tree.levels if end else tree.levels[:-1])):
+        children = number[begin:stop].numpy()
         children = children[children > 0]
         rows.append({
             "level": level, "nodes": len(children), "min": int(children.min()), "median": float(np.median(children)),

@@ -5,61 +5,91 @@ The score of an identifier is the sum of its tokens' log-probabilities, its end 
 allows; `children` and `level` renormalise, by name only.
 
 Exactness: scores only fall along a path, so the score of a pruned prefix bounds every identifier below it. `bound` is the
-best score that a leaf which was not scored can have; what scores above it is exact, order included. `best_first` goes on
-from the pruned prefixes until nothing can change the answer.
+best score that an identifier which was not scored can have; what scores above it is exact, order included.
+`best_first` goes on from the pruned prefixes until nothing can change the answer.
 
 Beams carry node ids of the trie. The prompt is read once a query; the top-k runs over children, not over the vocabulary.
-Fewer valid hypotheses than beams is normal: an empty place has the score -inf and node 0.
+Shapes follow from the trie, the beams and the batch alone, never from a score, so that nothing has to return to the host
+inside the loop. Fewer valid hypotheses than beams is normal: an empty place has the score -inf and node 0.
 
-Legend: B queries, K beams, F children, V vocabulary, P places of the pool of finished hypotheses.
+Legend: B queries, K beams, F children, V vocabulary, P places of the pool of finished hypotheses, D depth of the trie.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from grace.errors import GraceError
 from grace.trie import Trie
 
 MINUS = float("-inf")
 
 
 @dataclass(frozen=True)
-class Hypotheses:
-    """Finished hypotheses, best first: leaf numbers (-1: none), scores in nats, tokens (-1: padding)."""
+class Beams:
+    """Prefixes that are read or to be read; an empty place has the score -inf, node 0 and any tokens."""
 
-    leaves: Tensor  # int64 [B, P]
+    scores: Tensor  # f32 [B, K], nats
+    nodes: Tensor  # int64 [B, K]
+    tokens: Tensor  # int64 [B, K, D]: fed to the model so far; -1: none yet
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Finished hypotheses, best first: nodes where identifiers end (-1: none), scores in nats, tokens (-1: padding)."""
+
+    nodes: Tensor  # int64 [B, P]
     scores: Tensor  # f32 [B, P]
-    tokens: Tensor  # int64 [B, P, depth]
-    bound: Tensor  # f32 [B]: no leaf below a pruned prefix scores more; -inf: nothing was pruned
+    tokens: Tensor  # int64 [B, P, D], without the end token
+    bound: Tensor  # f32 [B]: no identifier below a pruned prefix scores more; -inf: nothing was pruned
     model_rows: int = 0  # rows of prefixes that the model has read, prompts included
 
 
 @dataclass(frozen=True)
-class Prefixes:
-    """Prefixes that were pruned, in no order; an empty place has the score -inf."""
+class Rule:
+    """How a token is scored: the softmax over `full`, `children` or `level`, and the alphabets of the levels for that."""
 
-    scores: Tensor  # f32 [B, C]
-    nodes: Tensor  # int64 [B, C]
-    tokens: Tensor  # int64 [B, C, depth]; -1: padding
-    lengths: Tensor  # int64 [B, C]
+    normalisation: str = "full"
+    levels: list[list[int]] | None = None
+
+    def base(self, logits: Tensor, depth: int, valid: Tensor) -> Tensor:
+        """What is taken off a logit, f32 [...], for logits [..., V] at `depth`; `valid` are those of the children."""
+        if self.normalisation == "full":
+            return logits.logsumexp(-1)
+        if self.normalisation == "children":
+            return valid.logsumexp(-1)
+        if self.levels is None:
+            raise GraceError("the normalisation level needs the alphabets of the levels")
+        return logits[..., torch.tensor(self.levels[depth], device=logits.device)].logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What one level left behind, for `best_first`: prefixes with the cache that their last token continues."""
+
+    scores: Tensor  # f32 [B, K * F]
+    nodes: Tensor  # int64 [B, K * F]
+    cache: DynamicCache  # [B * K] rows
+    width: int  # K
 
 
 @torch.inference_mode()
 def beam_search(
-    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int,
-    normalisation: str = "full", levels: list[list[int]] | None = None,
+    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = Rule(),
+    leaves_at_once: int = 0,
 ) -> Hypotheses:  # fmt: skip
-    """The best `places` leaves found with `beams` beams for prompts of one length, int64 [B, L].
+    """The best `places` identifiers found with `beams` beams for prompts of one length, int64 [B, L].
 
-    `media_1NC` is the resampled pad image, [1, 1, N, C]; `trie` is on the model's device. `levels` are the alphabets of
-    the levels, the end token's among them (for `level` only).
+    `media_1NC` is the resampled pad image, [1, 1, N, C]; `trie` is on the model's device and has an end token. As soon as
+    a query has at most `leaves_at_once` identifiers below its beams they are all scored in one pass.
     """
     logits, cache = read_prompts(model, prompts_BL, media_1NC)
-    return descend(model, logits, cache, media_1NC, trie, beams, places, normalisation, levels)[0]
+    return descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once)
 
 
 def read_prompts(model, prompts_BL: Tensor, media_1NC: Tensor) -> tuple[Tensor, DynamicCache]:
@@ -70,51 +100,77 @@ def read_prompts(model, prompts_BL: Tensor, media_1NC: Tensor) -> tuple[Tensor, 
 
 
 def descend(
-    model, logits_BV: Tensor, cache: DynamicCache, media_1NC: Tensor, trie: Trie, beams: int, places: int,
-    normalisation: str, levels: list[list[int]] | None, keep: bool = False,
-) -> tuple[Hypotheses, Prefixes | None]:  # fmt: skip
-    """Beam search from prompts that were read; with `keep` every pruned prefix too. Grows `cache` in place."""
+    model, logits_BV: Tensor, cache: DynamicCache, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule,
+    leaves_at_once: int = 0, pruned: list[Left] | None = None,
+) -> Hypotheses:  # fmt: skip
+    """Beam search from prompts that were read. Grows `cache` in place. To `pruned` goes every prefix left behind."""
     batch, device = len(logits_BV), logits_BV.device
-    logits = logits_BV[:, None]
-    nodes = torch.zeros(batch, 1, dtype=torch.long, device=device)
-    scores = torch.zeros(batch, 1, device=device)
-    tokens = torch.full((batch, 1, trie.depth), -1, dtype=torch.long, device=device)
+    logits, beam = logits_BV[:, None], roots(batch, trie.depth, device)
     pool = empty_pool(batch, places, trie.depth, device)
     bound = torch.full((batch,), MINUS, device=device)
-    pruned, rows = [], batch
-    for depth in range(trie.depth):
-        candidates, children, labels = expand(trie, nodes, scores, logits, depth, normalisation, levels)
-        leaves = trie.leaf[children].long()
-        history = tokens[:, :, None].expand(-1, -1, children.shape[2], -1).clone()
-        history[..., depth] = labels
-        pool = finish(pool, candidates, leaves, history)
-        width = min(beams, candidates[0].numel())
-        inner = candidates.masked_fill(leaves >= 0, MINUS).flatten(1)
-        scores, chosen = inner.topk(width, dim=1)
-        no_more = bool((scores[:, 0] <= pool.scores[:, -1]).all())  # no beam can still enter the pool: scores only fall
-        left = inner if no_more else inner.scatter(1, chosen, MINUS)
-        bound = torch.maximum(bound, left.amax(1))
-        if keep:
-            pruned.append(_prefixes(left, children, history, depth + 1))
-        if no_more:
+    rows = batch
+    at_once = leaves_at_once if rule.normalisation == "full" else 0
+    for depth in range(trie.depth + 1):
+        room = room_for(trie, beam, depth, at_once)
+        if room:
+            ended, whole, fed = score_leaves(model, logits, cache, media_1NC, trie, beam, depth, room)
+            pool, rows = finish(pool, ended, whole), rows + fed
             break
+        ended, grown, children = expand(trie, beam, logits, depth, rule)
+        if ended is not None:
+            pool = finish(pool, ended, beam)
+        if grown is None:
+            break
+        flat, nodes = grown.flatten(1), children.flatten(1)
+        if stop_early(trie, device, flat, pool):
+            bound = torch.maximum(bound, flat.amax(1))
+            if pruned is not None:
+                pruned.append(Left(flat, nodes, branch(cache), logits.shape[1]))
+            break
+        width = min(beams, flat.shape[1])
+        best, chosen = flat.topk(min(width + 1, flat.shape[1]), dim=1)
+        if best.shape[1] > width:
+            bound = torch.maximum(bound, best[:, width])
+        scores, chosen = best[:, :width], chosen[:, :width]
+        if pruned is not None:
+            pruned.append(Left(flat.scatter(1, chosen, MINUS), nodes, branch(cache), logits.shape[1]))
         parents = chosen // children.shape[2]
-        nodes = children.flatten(1).gather(1, chosen).masked_fill(scores == MINUS, 0)
-        step = labels.flatten(1).gather(1, chosen)
-        tokens = history.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, trie.depth))
-        selected = torch.arange(batch, device=device)[:, None] * (len(cache_rows(cache)) // batch) + parents
-        cache.reorder_cache(selected.flatten())
+        beam = step(trie, beam, scores, parents, nodes.gather(1, chosen), depth)
+        first_rows = torch.arange(batch, device=device)[:, None] * logits.shape[1]
+        cache.reorder_cache((first_rows + parents).flatten())
         media = media_1NC.expand(batch * width, -1, -1, -1)
-        hidden, cache = model.hidden_states(step.reshape(-1, 1), media, past_key_values=cache)
+        tokens = beam.tokens[..., depth].clamp(min=0).reshape(-1, 1)
+        hidden, cache = model.hidden_states(tokens, media, past_key_values=cache)
         logits = model.head(hidden[:, -1]).float().view(batch, width, -1)
         rows += batch * width
-    found = replace(pool, bound=bound, model_rows=rows)
-    return found, joined(pruned) if keep else None
+    return replace(pool, bound=bound, model_rows=rows)
 
 
-def cache_rows(cache: DynamicCache) -> Tensor:
-    """A tensor of the cache whose first axis is its rows."""
-    return cache.layers[0].keys
+def branch(cache: DynamicCache) -> DynamicCache:
+    """A cache that grows apart from `cache` but shares its tensors: growth replaces tensors, it never writes into them."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    return other
+
+
+def stop_early(trie: Trie, device: torch.device, open_BC: Tensor, pool: Hypotheses) -> bool:
+    """Whether no open prefix can enter the pool, since scores only fall: asked on a processor, where reading is free.
+
+    On an accelerator the answer would make the host wait for every level; the levels left are run instead. Where all
+    identifiers have one length the pool is empty until the last level and there is nothing to ask.
+    """
+    if trie.uniform or device.type != "cpu":
+        return False
+    return bool((open_BC.amax(1) <= pool.scores[:, -1]).all())
+
+
+def roots(batch: int, depth: int, device: torch.device) -> Beams:
+    """One beam a query: the prompt alone."""
+    return Beams(
+        torch.zeros(batch, 1, device=device),
+        torch.zeros(batch, 1, dtype=torch.long, device=device),
+        torch.full((batch, 1, depth), -1, dtype=torch.long, device=device),
+    )
 
 
 def empty_pool(batch: int, places: int, depth: int, device: torch.device) -> Hypotheses:
@@ -127,45 +183,49 @@ def empty_pool(batch: int, places: int, depth: int, device: torch.device) -> Hyp
     )
 
 
-def joined(parts: list[Prefixes]) -> Prefixes:
-    """The prefixes of all parts, side by side."""
-    return Prefixes(*(torch.cat([getattr(part, field.name) for part in parts], 1) for field in fields(Prefixes)))
-
-
-def _prefixes(scores_BC: Tensor, children: Tensor, history: Tensor, length: int) -> Prefixes:
-    """Prefixes from children [B, K, F] and their tokens [B, K, F, depth]; C = K * F."""
-    lengths = torch.full_like(children, length).flatten(1)
-    return Prefixes(scores_BC, children.flatten(1), history.flatten(1, 2), lengths)
-
-
 def expand(
-    trie: Trie, nodes: Tensor, scores: Tensor, logits: Tensor, depth: int, normalisation: str,
-    levels: list[list[int]] | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Scores, node ids and tokens of all children of nodes at `depth`, [B, K, F]; places that are none score -inf."""
-    first = trie.first[nodes].long()
-    number = trie.first[nodes + 1].long() - first
-    offsets = torch.arange(trie.level_fan_out[depth], device=nodes.device)
-    real = (offsets < number[..., None]) & (scores > MINUS)[..., None]
-    children = (first[..., None] + offsets).masked_fill(~real, 0)
-    labels = trie.labels[children].long().clamp(min=0)
-    picked = logits.gather(2, labels.flatten(2)).view_as(labels)
-    if normalisation == "full":
-        base = logits.logsumexp(-1)
-    elif normalisation == "children":
-        base = picked.masked_fill(~real, MINUS).logsumexp(-1)
-    else:
-        base = logits[..., torch.tensor(levels[depth], device=logits.device)].logsumexp(-1)
-    grown = scores[..., None] + picked - base[..., None]
-    return grown.masked_fill(~real, MINUS), children, labels
+    trie: Trie, beam: Beams, logits_BKV: Tensor, depth: int, rule: Rule
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """One level of beams at `depth`: scores of the identifiers that end there, f32 [B, K] (None: none can), and scores
+    (f32) and nodes (int64) of all their children, [B, K, F] (None: the last level). What is not there scores -inf.
+    """
+    device, valid = beam.nodes.device, []
+    end = grown = children = None
+    if trie.leaves_at[depth]:
+        end = logits_BKV[..., trie.end]
+        if not trie.uniform:
+            end = end.masked_fill(~trie.is_leaf[beam.nodes], MINUS)
+        valid.append(end[..., None])
+    if depth < trie.depth:
+        first = trie.first[beam.nodes].long()
+        number = trie.first[beam.nodes + 1].long() - first
+        offsets = torch.arange(trie.fan_out[depth], device=device)
+        real = (offsets < number[..., None]) & (beam.scores > MINUS)[..., None]
+        children = (first[..., None] + offsets).masked_fill(~real, 0)
+        picked = logits_BKV.gather(2, trie.tokens_into(children).flatten(2)).view_as(children)
+        grown = picked.masked_fill(~real, MINUS)
+        valid.append(grown)
+    base = rule.base(logits_BKV, depth, torch.cat(valid, -1) if rule.normalisation == "children" else None)
+    base = torch.where(beam.scores > MINUS, base, 0.0)  # an empty place has no children: their base is -inf
+    if end is not None:
+        end = beam.scores + (end - base)
+    if grown is not None:
+        grown = beam.scores[..., None] + (grown - base[..., None])
+    return end, grown, children
 
 
-def finish(pool: Hypotheses, candidates: Tensor, leaves: Tensor, history: Tensor) -> Hypotheses:
-    """Let the candidates that are leaves compete for the places of the pool; [B, K, F], history [B, K, F, depth]."""
-    done = candidates.masked_fill(leaves < 0, MINUS).flatten(1)
-    scores = torch.cat([pool.scores, done], 1)
-    best, order = scores.topk(pool.scores.shape[1], dim=1)
-    numbers = torch.cat([pool.leaves, leaves.flatten(1)], 1).gather(1, order).masked_fill(best == MINUS, -1)
-    tokens = torch.cat([pool.tokens, history.flatten(1, 2)], 1)
+def step(trie: Trie, beam: Beams, scores_BK: Tensor, parents_BK: Tensor, nodes_BK: Tensor, depth: int) -> Beams:
+    """The children `nodes_BK` of the beams `parents_BK` as the beams of the next level."""
+    nodes = nodes_BK.masked_fill(scores_BK == MINUS, 0)
+    tokens = beam.tokens.gather(1, parents_BK[..., None].expand(-1, -1, beam.tokens.shape[2])).clone()
+    tokens[..., depth] = trie.tokens_into(nodes)
+    return Beams(scores_BK, nodes, tokens)
+
+
+def finish(pool: Hypotheses, ended_BK: Tensor, beam: Beams) -> Hypotheses:
+    """Let the identifiers that end in the beams' nodes compete for the places of the pool."""
+    scores, order = torch.cat([pool.scores, ended_BK], 1).topk(pool.scores.shape[1], dim=1)
+    nodes = torch.cat([pool.nodes, beam.nodes], 1).gather(1, order).masked_fill(scores == MINUS, -1)
+    tokens = torch.cat([pool.tokens, beam.tokens], 1)
     tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
-    return replace(pool, leaves=numbers, scores=best, tokens=tokens)
+    return replace(pool, nodes=nodes, scores=scores, tokens=tokens)

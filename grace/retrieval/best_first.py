@@ -1,117 +1,135 @@
 """Exact trie-constrained search: beam search first, then best-first rounds from the prefixes that it pruned.
 
 A prefix scores at least as much as every identifier below it (log-probabilities are not positive), so the answer is exact
-as soon as no open prefix scores more than the last leaf kept. Until then every round reads the best open prefixes of
-each query once more, from the cache of its prompt, and opens their children: A* with the prefix's score as its bound
-(Dijkstra on the tree of log-probabilities).
+as soon as no open prefix scores more than the last identifier kept. Until then every round reads the best open
+prefixes of each query and opens their children: A* with the prefix's score as its bound (Dijkstra on the tree of
+log-probabilities). The cache of every prefix that was read is kept, so a round feeds one token a prefix.
 
-Legend: B queries, A of them in a round, K prefixes read a query, F children, C open prefixes, l tokens of a prefix.
+Legend: B queries, C open prefixes of a query, R prefixes read together, F children, P places of the pool.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.retrieval.beam_search import MINUS, Hypotheses, Prefixes, descend, expand, finish, joined, read_prompts
+from grace.retrieval.beam_search import (
+    MINUS,
+    Beams,
+    Hypotheses,
+    Left,
+    Rule,
+    branch,
+    descend,
+    expand,
+    finish,
+    read_prompts,
+)
 from grace.trie import Trie
+
+
+@dataclass(frozen=True)
+class Open:
+    """Prefixes that were scored and not read: [B, C]; an empty place has the score -inf."""
+
+    scores: Tensor  # f32
+    nodes: Tensor  # int64
+    sources: Tensor  # int64: the cache that holds the prefix without its last token
+    rows: Tensor  # int64: its row there
 
 
 @torch.inference_mode()
 def exact_search(
-    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int,
-    normalisation: str = "full", levels: list[list[int]] | None = None,
+    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = Rule(),
+    leaves_at_once: int = 0,
 ) -> Hypotheses:  # fmt: skip
-    """The best `places` leaves of all, for prompts of one length, int64 [B, L]; arguments as in `beam_search`.
+    """The best `places` identifiers of all, for prompts of one length, int64 [B, L]; arguments as in `beam_search`.
 
     `beams` is the width of the first descent and of a round; it changes the work, never the answer.
     """
+    batch = len(prompts_BL)
     logits, cache = read_prompts(model, prompts_BL, media_1NC)
-    prompts = _branch(cache)
-    pool, open_ = descend(model, logits, cache, media_1NC, trie, beams, places, normalisation, levels, keep=True)
+    left: list[Left] = []
+    pool = descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once, pruned=left)
+    caches = [part.cache for part in left]
+    open_ = _joined([_opened(part, source) for source, part in enumerate(left)], batch, prompts_BL.device)
     rows = pool.model_rows
     while True:
-        scores = open_.scores.masked_fill(open_.scores <= pool.scores[:, -1:], MINUS)  # cannot change the answer
-        most = int((scores > MINUS).sum(1).max())
+        alive = open_.scores > pool.scores[:, -1:]  # no other prefix can change the answer
+        most = int(alive.sum(1).max()) if alive.numel() else 0
         if not most:
-            return replace(pool, bound=scores.new_full((len(scores),), MINUS), model_rows=rows)
-        open_ = _best(replace(open_, scores=scores), most)
-        now = _best(open_, min(beams, most))
-        taken = torch.arange(most, device=scores.device) < now.scores.shape[1]  # `open_` is in order: its first places
-        open_ = replace(open_, scores=open_.scores.masked_fill(taken, MINUS))
-        for length in now.lengths[now.scores > MINUS].unique().tolist():
-            here = replace(now, scores=now.scores.masked_fill(now.lengths != length, MINUS))
-            queries = (here.scores > MINUS).any(1).nonzero()[:, 0]
-            here = _best(_rows(here, queries), int((here.scores > MINUS).sum(1).max()))
-            logits = _read(model, prompts, queries, here.tokens[..., :length], media_1NC)
-            rows += logits.shape[0] * logits.shape[1]
-            nodes = here.nodes.masked_fill(here.scores == MINUS, 0)
-            candidates, children, labels = expand(trie, nodes, here.scores, logits, length, normalisation, levels)
-            history = here.tokens[:, :, None].expand(-1, -1, children.shape[2], -1).clone()
-            history[..., length] = labels
-            leaves = trie.leaf[children].long()
-            pool = _finish_some(pool, queries, candidates, leaves, history)
-            inner = candidates.masked_fill(leaves >= 0, MINUS).flatten(1)
-            lengths = torch.full_like(children, length + 1).flatten(1)
-            grown = Prefixes(inner, children.flatten(1), history.flatten(1, 2), lengths)
-            open_ = joined([open_, _spread(grown, queries, len(prompts_BL))])
+            return replace(pool, bound=torch.full_like(pool.bound, MINUS), model_rows=rows)
+        open_ = _best(replace(open_, scores=open_.scores.masked_fill(~alive, MINUS)), most)
+        taken = torch.zeros_like(alive[:, :most])
+        taken[:, :beams] = open_.scores[:, :beams] > MINUS
+        grown = [replace(open_, scores=open_.scores.masked_fill(taken, MINUS))]
+        for source in open_.sources[taken].unique().tolist():
+            queries, places_C = (taken & (open_.sources == source)).nonzero(as_tuple=True)
+            here = Open(*(getattr(open_, field.name)[queries, places_C] for field in fields(Open)))
+            pool, opened, cache = _read(model, caches[source], media_1NC, trie, here, queries, pool, rule, len(caches))
+            caches.append(cache)
+            grown += opened
+            rows += len(queries)
+        open_ = _joined(grown, batch, prompts_BL.device)
 
 
-def _best(prefixes: Prefixes, number: int) -> Prefixes:
+def _read(
+    model, cache: DynamicCache, media_1NC: Tensor, trie: Trie, here: Open, queries_R: Tensor, pool: Hypotheses, rule: Rule,
+    number: int,
+) -> tuple[Hypotheses, list[Open], DynamicCache]:  # fmt: skip
+    """Read R prefixes of one length from their cache; the pool, their children (cache number `number`), their cache."""
+    cache = branch(cache)
+    cache.reorder_cache(here.rows)
+    tokens = trie.tokens_into(here.nodes)[:, None]
+    hidden, cache = model.hidden_states(tokens, media_1NC.expand(len(tokens), -1, -1, -1), past_key_values=cache)
+    logits = model.head(hidden[:, -1]).float()[:, None]
+    beam = Beams(here.scores[:, None], here.nodes[:, None], trie.paths(here.nodes)[:, None])
+    depth = trie.depth_of(int(here.nodes[0]))
+    ended, grown, children = expand(trie, beam, logits, depth, rule)
+    batch = len(pool.scores)
+    if ended is not None:
+        nodes, tokens = _by_query(beam.nodes, queries_R, batch, 0), _by_query(beam.tokens, queries_R, batch, -1)
+        scores = _by_query(ended, queries_R, batch, MINUS)
+        pool = finish(pool, scores.flatten(1), Beams(scores.flatten(1), nodes.flatten(1), tokens.flatten(1, 2)))
+    if grown is None:
+        return pool, [], cache
+    rows = torch.arange(len(queries_R), device=queries_R.device)[:, None].expand(-1, children.shape[2])
+    scores = _by_query(grown[:, 0], queries_R, batch, MINUS).flatten(1)
+    nodes = _by_query(children[:, 0], queries_R, batch, 0).flatten(1)
+    opened = Open(
+        scores, nodes, torch.full_like(nodes, number), _by_query(rows, queries_R, batch, 0).flatten(1)
+    )
+    return pool, [opened], cache
+
+
+def _opened(part: Left, source: int) -> Open:
+    fan_out = part.nodes.shape[1] // part.width
+    row = torch.arange(part.nodes.shape[1], device=part.nodes.device) // fan_out
+    first = torch.arange(len(part.nodes), device=row.device)[:, None] * part.width
+    return Open(part.scores, part.nodes, torch.full_like(part.nodes, source), first + row)
+
+
+def _by_query(values: Tensor, queries_R: Tensor, batch: int, empty: float) -> Tensor:
+    """Values [R, ...] of prefixes in the order of their queries as [B, most of a query, ...]."""
+    counts = torch.bincount(queries_R, minlength=batch)
+    places = torch.arange(len(queries_R), device=values.device) - (counts.cumsum(0) - counts)[queries_R]
+    out = values.new_full((batch, int(counts.max()), *values.shape[1:]), empty)
+    out[queries_R, places] = values
+    return out
+
+
+def _best(prefixes: Open, number: int) -> Open:
     """The best `number` prefixes of every query, best first: [B, C] to [B, number]."""
     order = prefixes.scores.topk(number, dim=1).indices
-    rows = torch.arange(len(order), device=order.device)[:, None]
-    return Prefixes(*(getattr(prefixes, field.name)[rows, order] for field in fields(Prefixes)))
+    return Open(*(getattr(prefixes, field.name).gather(1, order) for field in fields(Open)))
 
 
-def _rows(prefixes: Prefixes, queries: Tensor) -> Prefixes:
-    """The prefixes of the given queries, int64 [A]."""
-    return Prefixes(*(getattr(prefixes, field.name)[queries] for field in fields(Prefixes)))
-
-
-def _spread(prefixes: Prefixes, queries: Tensor, batch: int) -> Prefixes:
-    """Prefixes of some queries [A, C] as prefixes of all [B, C]: the others have empty places."""
-
-    def spread(values: Tensor, empty: float) -> Tensor:
-        out = values.new_full((batch, *values.shape[1:]), empty)
-        out[queries] = values
-        return out
-
-    return Prefixes(
-        spread(prefixes.scores, MINUS),
-        spread(prefixes.nodes, 0),
-        spread(prefixes.tokens, -1),
-        spread(prefixes.lengths, 0),
-    )
-
-
-def _read(model, prompts: DynamicCache, queries: Tensor, tokens_AKl: Tensor, media_1NC: Tensor) -> Tensor:
-    """Logits after the prefixes, f32 [A, K, V], from the cached prompts of the queries."""
-    number, width, length = tokens_AKl.shape
-    cache = _branch(prompts)
-    cache.reorder_cache(queries.repeat_interleave(width))
-    media = media_1NC.expand(number * width, -1, -1, -1)
-    # An empty place is read as token 0; its score is -inf.
-    hidden, _ = model.hidden_states(tokens_AKl.reshape(-1, length).clamp(min=0), media, past_key_values=cache)
-    return model.head(hidden[:, -1]).float().view(number, width, -1)
-
-
-def _branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows apart from `cache` but shares its tensors: growth replaces tensors, it never writes into them."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
-
-
-def _finish_some(pool: Hypotheses, queries: Tensor, candidates: Tensor, leaves: Tensor, history: Tensor) -> Hypotheses:
-    """`finish` for the given queries [A] of the pool of B; candidates [A, K, F]."""
-    part = replace(pool, leaves=pool.leaves[queries], scores=pool.scores[queries], tokens=pool.tokens[queries])
-    part = finish(part, candidates, leaves, history)
-    out = {name: getattr(pool, name).clone() for name in ("leaves", "scores", "tokens")}
-    for name, values in out.items():
-        values[queries] = getattr(part, name)
-    return replace(pool, **out)
+def _joined(parts: list[Open], batch: int, device: torch.device) -> Open:
+    """The prefixes of all parts, side by side."""
+    if not parts:
+        none = torch.zeros(batch, 0, dtype=torch.long, device=device)
+        return Open(none.float(), none, none, none)
+    return Open(*(torch.cat([getattr(part, field.name) for part in parts], 1) for field in fields(Open)))

@@ -121,14 +121,9 @@ def test_semantic_text_of_two_images_maps_to_both(make, tiny, tokenizer_folder: 
     assert shared["image_id"].tolist() == ["im40", "im50"]  # and once an image
     trie(identifiers=tmp_path / "ids", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
     tree = Trie.open(tmp_path / "trie.safetensors")
-    end = tokenizer_end(tokenizer_folder)
-    assert tree.images_at(tree.walk([*shared["tokens"].iloc[0], end])) == ["im40", "im50"]
+    assert tree.images_of(shared["tokens"].iloc[0]) == ["im40", "im50"]
     figures = json.loads((tmp_path / "ids/statistics.json").read_text())
     assert figures["duplicates"] == {"identifiers": 1, "images": 2}
-
-
-def tokenizer_end(folder: Path) -> int:
-    return read_tokenizer(folder).get_vocab()["<|endofchunk|>"]
 
 
 def test_semantic_says_which_image_has_no_text(make, tiny):
@@ -166,9 +161,9 @@ def test_defect_01_identifiers_with_id_inside_reach_their_image(make, tiny, toke
     holding = table[table["text"].str.contains("id") & (table["split"] == "test")]
     assert len(holding) > 5
     trie(identifiers=tmp_path / "ids", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
-    tree, end = Trie.open(tmp_path / "trie.safetensors"), tokenizer_end(tokenizer_folder)
+    tree = Trie.open(tmp_path / "trie.safetensors")
     for row in holding.itertuples():
-        assert row.image_id in tree.images_at(tree.walk([*row.tokens, end]))
+        assert row.image_id in tree.images_of(row.tokens)
 
 
 @pytest.mark.parametrize("text", ["a dog # 12 runs", "rider #id# 3", "id id id", "caption: a # <image>id 1 3"])
@@ -222,8 +217,8 @@ def test_defect_06_nothing_is_cut(make, tiny, tokenizer_folder: Path, tmp_path: 
     assert len(row["tokens"]) > 1000
     trie(identifiers=tmp_path / "ids", tokenizer=cutting, output=tmp_path / "trie.safetensors")
     tree = Trie.open(tmp_path / "trie.safetensors")
-    assert tree.depth == len(row["tokens"]) + 1
-    assert tree.images_at(tree.walk([*row["tokens"], tokenizer_end(cutting)])) == ["im45"]
+    assert tree.depth == len(row["tokens"])
+    assert tree.images_of(row["tokens"]) == ["im45"]
 
 
 def test_defect_06_a_cut_identifier_is_found(make, tiny, tokenizer):

@@ -45,7 +45,7 @@ def test_structured_always_ends_unique_and_prefix_free(count, distinct, clusters
     generator = np.random.default_rng(seed)
     points = generator.normal(size=(distinct, 3)).astype(np.float32)[generator.integers(0, distinct, size=count)]
     paths = cluster_paths(points, clusters, leaf, max_depth, seed)
-    Trie.build(paths, np.arange(count), [str(row) for row in range(count)])
+    Trie.build(paths, np.arange(count), [str(row) for row in range(count)], None)
     assert len(set(map(tuple, paths))) == count
     assert max(max(path) for path in paths) < max(clusters, leaf)
 

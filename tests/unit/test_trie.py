@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from grace.errors import GraceError
 from grace.identifiers import identifiers
 from grace.identifiers.base import flatten, load_identifiers
 from grace.trie import Trie, trie
-from grace.trie_build import _by_levels, _pack, number_nodes
+from grace.trie.build import Nodes, _by_levels, _pack, number_nodes
+from grace.trie.file import structure_problem
+from grace.trie.tree import ARRAYS
 
 END = 7
-BODIES = st.lists(st.tuples(st.lists(st.integers(0, END - 1), max_size=5), st.integers(0, 5)), min_size=1, max_size=40)
+BODIES = st.lists(st.tuples(st.lists(st.integers(0, END - 1), min_size=1, max_size=5), st.integers(0, 5)), min_size=1, max_size=40)
 
 
 def oracle(sequences: list[list[int]], images: list[int]) -> dict:
@@ -33,69 +36,81 @@ def oracle(sequences: list[list[int]], images: list[int]) -> dict:
     return root
 
 
-def same(tree: Trie, node: int, expected: dict, depth: int = 0) -> int:
+def same(tree: Trie, node: int, expected: dict, path: tuple[int, ...] = ()) -> int:
     """Compare the tree under `node` with the oracle; return the number of nodes seen."""
     tokens, nodes = tree.children(node)
     assert tokens.tolist() == sorted(token for token in expected if token is not None)
-    assert tree.levels[depth] <= node < tree.levels[depth + 1]
+    assert tree.levels[len(path)] <= node < tree.levels[len(path) + 1]
     assert tree.images_at(node) == [tree.image_ids[image] for image in sorted(expected.get(None, []))]
+    assert tree.paths(torch.tensor([[node]])).tolist() == [[[*path] + [-1] * (tree.depth - len(path))]]
     below = zip(tokens.tolist(), nodes.tolist(), strict=True)
-    return 1 + sum(same(tree, child, expected[token], depth + 1) for token, child in below)
+    return 1 + sum(same(tree, child, expected[token], (*path, token)) for token, child in below)
 
 
 @settings(max_examples=150, deadline=None)
 @given(BODIES)
 def test_trie_equals_nested_dictionaries(bodies):
-    sequences = [[*body, END] for body, _ in bodies]
+    sequences = [body for body, _ in bodies]
     images = [image for _, image in bodies]
-    tree = Trie.build(sequences, images, [f"image{row}" for row in range(6)])
+    tree = Trie.build(sequences, images, [f"image{row}" for row in range(6)], END)
     expected = oracle(sequences, images)
-    assert tree.problem() is None
+    assert structure_problem(tree) is None
     assert same(tree, 0, expected) == tree.nodes
     assert tree.depth == max(map(len, sequences))
     for sequence, image in zip(sequences, images, strict=True):
-        assert f"image{image}" in tree.images_at(tree.walk(sequence))
-        assert tree.walk([*sequence, END]) is None
-        assert tree.walk([*sequence[:-1], END + 1]) is None
-    assert int(tree.leaf_first[-1]) == len({(tuple(body), image) for body, image in bodies})
+        assert f"image{image}" in tree.images_of(sequence)
+        assert tree.images_of([*sequence, END]) == [] == tree.images_of([*sequence[:-1], END + 1])
+    different = {tuple(body) for body, _ in bodies}
+    assert tree.leaves == len(different) == sum(tree.leaves_at)
+    assert [sum(len(body) == depth for body in different) for depth in range(tree.depth + 1)] == list(tree.leaves_at)
+    assert len(tree.leaf_images) == len({(tuple(body), image) for body, image in bodies})
 
 
 @settings(max_examples=20, deadline=None)
 @given(bodies=BODIES)
 def test_saved_trie_is_the_same(bodies, tmp_path_factory):
     path = tmp_path_factory.mktemp("trie") / "trie.safetensors"
-    tree = Trie.build(
-        [[*body, END] for body, _ in bodies], [row for _, row in bodies], ["a", "b", "ü", "d d", "e", "f"]
-    )
+    tree = Trie.build([body for body, _ in bodies], [row for _, row in bodies], ["a", "b", "ü", "d d", "e", "f"], END)
     tree.save(path, fingerprint="abc")
-    again = Trie.open(path)
-    for name in ("labels", "first", "leaf", "leaf_first", "leaf_images", "levels"):
-        assert torch.equal(getattr(tree, name), getattr(again, name)), name
-        assert getattr(tree, name).dtype == getattr(again, name).dtype
-    assert (again.image_ids, again.depth, again.fan_out) == (tree.image_ids, tree.depth, tree.fan_out)
-    assert again.fingerprint == "abc"
+    for again in (Trie.open(path), Trie.open(path, verify=False)):
+        for name in ARRAYS:
+            assert torch.equal(getattr(tree, name), getattr(again, name)), name
+            assert getattr(tree, name).dtype == getattr(again, name).dtype
+        assert list(again.image_ids) == list(tree.image_ids)
+        for name in ("levels", "fan_out", "leaves", "end"):
+            assert getattr(again, name) == getattr(tree, name), name
+        assert again.fingerprint == "abc"
 
 
 def test_one_leaf():
-    tree = Trie.build([[3, END]], [0], ["only"])
-    assert (tree.nodes, tree.leaves, tree.depth, tree.fan_out) == (3, 1, 2, 1)
-    assert tree.levels.tolist() == [0, 1, 2, 3]
-    assert tree.labels.tolist() == [-1, 3, END]
-    assert tree.images_at(tree.walk([3, END])) == ["only"]
-    assert tree.images_at(0) == []
+    tree = Trie.build([[3, 5]], [0], ["only"], END)
+    assert (tree.nodes, tree.leaves, tree.depth, tree.fan_out, tree.uniform) == (3, 1, 2, (1, 1), True)
+    assert tree.levels == (0, 1, 2, 3)
+    assert tree.labels.tolist() == [0, 3, 5]
+    assert tree.images_of([3, 5]) == ["only"]
+    assert tree.images_at(0) == [] == tree.images_of([3])
+
+
+@pytest.mark.parametrize(("token", "dtype"), [(2**16 - 1, torch.int16), (2**16, torch.int32)])
+def test_labels_take_two_bytes_where_tokens_allow_it(tmp_path: Path, token: int, dtype: torch.dtype):
+    Trie.build([[1, token], [token, 2**15]], [0, 1], ["a", "b"], END).save(tmp_path / "trie.safetensors")
+    tree = Trie.open(tmp_path / "trie.safetensors")
+    assert tree.labels.dtype == dtype
+    assert tree.images_of([1, token]) == ["a"] and tree.images_of([token, 2**15]) == ["b"]
+    assert tree.paths(torch.arange(tree.nodes)).max() == token
 
 
 def test_several_images_at_a_leaf_and_several_leaves_of_an_image():
-    tree = Trie.build([[1, END], [1, END], [2, 2, END], [1, END]], [0, 1, 1, 0], ["a", "b"])
-    assert tree.images_at(tree.walk([1, END])) == ["a", "b"]
-    assert tree.images_at(tree.walk([2, 2, END])) == ["b"]
+    tree = Trie.build([[1], [1], [2, 2], [1]], [0, 1, 1, 0], ["a", "b"], END)
+    assert tree.images_of([1]) == ["a", "b"]
+    assert tree.images_of([2, 2]) == ["b"]
     assert tree.leaf_first.tolist() == [0, 2, 3]
 
 
 def test_order_of_sequences_does_not_matter():
     sequences = np.random.default_rng(0).integers(0, 5, size=(60, 3)).tolist()
-    one = Trie.build(sequences, list(range(60)), [str(row) for row in range(60)])
-    two = Trie.build(sequences[::-1], list(range(60))[::-1], [str(row) for row in range(60)])
+    one = Trie.build(sequences, list(range(60)), [str(row) for row in range(60)], END)
+    two = Trie.build(sequences[::-1], list(range(60))[::-1], [str(row) for row in range(60)], END)
     assert torch.equal(one.labels, two.labels) and torch.equal(one.leaf_images, two.leaf_images)
 
 
@@ -115,44 +130,64 @@ def test_order_of_sequences_does_not_matter():
 )
 def test_what_cannot_be_a_trie_is_refused(sequences, images, said):
     with pytest.raises(GraceError, match=said):
-        Trie.build(sequences, images, ["a"])
+        Trie.build(sequences, images, ["a"], None)
+
+
+def test_the_end_token_inside_an_identifier_is_refused():
+    with pytest.raises(GraceError, match="identifier 1 holds the end token 7"):
+        Trie.build([[1, 2], [3, END, 4]], [0, 0], ["a"], END)
+    with pytest.raises(GraceError, match="has no token"):
+        Trie.build([[1], []], [0, 0], ["a"], END)
 
 
 def test_defect_14_trie_is_arrays_and_the_constraint_is_never_empty():
-    """A node is an integer into tensors (no dictionaries), and every node that is no leaf has a child to go on with."""
+    """A node is an integer into tensors (no dictionaries), and every node has a child to go on with or ends an identifier."""
     generator = np.random.default_rng(3)
-    sequences = [[*generator.integers(0, 6, size=generator.integers(1, 7)).tolist(), END] for _ in range(300)]
-    tree = Trie.build(sequences, np.arange(300), [str(row) for row in range(300)])
+    sequences = [generator.integers(0, 6, size=generator.integers(1, 7)).tolist() for _ in range(300)]
+    tree = Trie.build(sequences, np.arange(300), [str(row) for row in range(300)], END)
     values = [getattr(tree, name) for name in tree.__dataclass_fields__]
     assert not any(isinstance(value, dict) for value in values)
-    children = tree.first.diff()
-    assert torch.equal(children > 0, tree.leaf < 0)
+    children = torch.zeros(tree.nodes, dtype=torch.int32)
+    children[: len(tree.first) - 1] = tree.first.diff()
+    assert ((children > 0) | tree.is_leaf).all()
     begins, ends = tree.first[:-1].long(), tree.first[1:].long()
-    assert (begins[children > 0] > torch.arange(tree.nodes)[children > 0]).all() and int(ends[-1]) == tree.nodes
     # All beams step at once: tensors in, tensors out, one gather a level.
     nodes = torch.zeros(300, dtype=torch.long)
     tokens = torch.tensor([sequence[0] for sequence in sequences])
-    slots = begins[nodes][:, None] + torch.arange(tree.fan_out)
+    slots = begins[nodes][:, None] + torch.arange(tree.fan_out[0])
     valid = slots < ends[nodes][:, None]
-    assert ((tree.labels[slots.clamp(max=tree.nodes - 1)] == tokens[:, None]) & valid).sum(1).eq(1).all()
+    assert ((tree.tokens_into(slots.clamp(max=tree.nodes - 1)) == tokens[:, None]) & valid).sum(1).eq(1).all()
 
 
-@pytest.mark.parametrize("change", ["labels", "first", "leaf", "leaf_first", "leaf_images", "levels"])
-def test_structure_check_finds_a_changed_array(change):
-    tree = Trie.build([[1, 2, END], [1, 3, END], [4, END]], [0, 1, 2], ["a", "b", "c"])
-    assert tree.problem() is None
+@pytest.mark.parametrize("end", [END, None])
+@pytest.mark.parametrize("change", ["labels", "first", "leaf_nodes", "leaf_first", "leaf_images"])
+def test_structure_check_finds_a_changed_array(change, end):
+    tree = Trie.build([[1, 2], [1, 3], [1, 3], [4]], [0, 1, 0, 2], ["a", "b", "c"], end)
+    assert structure_problem(tree) is None
     array = getattr(tree, change)
     for place in range(len(array)):
         original = int(array[place])
-        array[place] = 99 if change != "labels" else -5
-        assert tree.problem() is not None, f"{change}[{place}]"
+        array[place] = 99 if change != "labels" else 4 if place == 1 else 1 if place == 4 else 77 - place
+        tree.__dict__.pop("is_leaf", None)
+        assert structure_problem(tree) is not None, f"{change}[{place}]"
         array[place] = original
-    assert tree.problem() is None
+    tree.__dict__.pop("is_leaf", None)
+    assert structure_problem(tree) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("levels", (0, 1, 4, 5)), ("fan_out", (2, 9)), ("leaves", 7), ("levels", (0, 1, 3))]
+)
+def test_structure_check_finds_changed_metadata(name, value):
+    for sequences in ([[1, 2], [1, 3], [4, 4]], [[1, 2], [1, 3], [4]]):
+        tree = Trie.build(sequences, [0, 1, 2], ["a", "b", "c"], END)
+        assert structure_problem(tree) is None
+        assert structure_problem(dataclasses.replace(tree, **{name: value})) is not None
 
 
 def test_damaged_files_are_refused_in_words(tmp_path: Path):
     path = tmp_path / "trie.safetensors"
-    Trie.build([[1, 2, END], [1, 3, END]], [0, 1], ["a", "b"]).save(path)
+    Trie.build([[1, 2], [1, 3]], [0, 1], ["a", "b"], END).save(path)
     whole = path.read_bytes()
     with pytest.raises(GraceError, match="missing"):
         Trie.open(tmp_path / "none.safetensors")
@@ -163,9 +198,23 @@ def test_damaged_files_are_refused_in_words(tmp_path: Path):
             Trie.open(path)
 
 
+def test_every_flipped_byte_is_found(tmp_path: Path):
+    path = tmp_path / "trie.safetensors"
+    Trie.build([[1, 2], [1, 3], [4]], [0, 1, 1], ["a", "b"], END).save(path)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(GraceError, match=r"trie .*run trie again"):
+            Trie.open(path)
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(GraceError, match="run trie again"):
+            Trie.open(path)
+
+
 def test_changed_metadata_is_refused(tmp_path: Path):
     path = tmp_path / "trie.safetensors"
-    Trie.build([[1, END]], [0], ["a"]).save(path, fingerprint="aaaa")
+    Trie.build([[1]], [0], ["a"], END).save(path, fingerprint="aaaa")
     path.write_bytes(path.read_bytes().replace(b'"aaaa"', b'"bbbb"'))
     with pytest.raises(GraceError, match="damaged"):
         Trie.open(path)
@@ -175,9 +224,9 @@ def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def fails(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr("grace.trie.save_file", fails)
+    monkeypatch.setattr("grace.trie.file.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
-        Trie.build([[1, END]], [0], ["a"]).save(tmp_path / "trie.safetensors")
+        Trie.build([[1]], [0], ["a"], END).save(tmp_path / "trie.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -191,14 +240,9 @@ def test_stage_holds_the_gallery_and_no_other_image(tiny, tokenizer_folder: Path
     trie(identifiers=folder, tokenizer=tokenizer_folder, output=path)
     tree = Trie.open(path)
     tree.check(folder)
-    assert sorted(tree.image_ids) == sorted(f"im{row}" for row in range(34, 54))
-    from transformers import AutoTokenizer
-
-    end = [] if scheme == "atomic" else [AutoTokenizer.from_pretrained(tokenizer_folder).get_vocab()["<|endofchunk|>"]]
+    assert sorted(list(tree.image_ids)) == sorted(f"im{row}" for row in range(34, 54))
     for row in load_identifiers(folder).table.itertuples():
-        node = tree.walk([*row.tokens.tolist(), *end])
-        reached = tree.images_at(node) if node is not None else []
-        assert (row.image_id in reached) == (row.split == "test")
+        assert (row.image_id in tree.images_of(row.tokens.tolist())) == (row.split == "test")
 
 
 def test_trie_of_another_table_is_refused(tiny, tokenizer_folder: Path, tmp_path: Path):
@@ -239,8 +283,16 @@ def test_one_sort_and_level_by_level_number_alike(sequences, sort):
     flat, lengths = flatten(sequences)
     assert _pack(flat, lengths) is not None
     quick, slow = number_nodes(flat, lengths), _by_levels(flat, lengths)
-    for name in ("labels", "first", "levels", "ends"):
-        assert np.array_equal(getattr(quick, name), getattr(slow, name)), name
+    assert alike(quick, slow)
+
+
+def alike(quick: Nodes, slow: Nodes) -> bool:
+    """The same nodes, and every sequence ends in the same one."""
+    ends = quick.ends.copy()
+    if quick.order is not None:
+        ends[quick.order] = quick.ends
+    same = [np.array_equal(getattr(quick, name), getattr(slow, name)) for name in ("labels", "first", "levels")]
+    return all(same) and np.array_equal(ends, slow.ends)
 
 
 def test_alphabets_that_do_not_fit_a_key_are_numbered_level_by_level():
@@ -258,6 +310,4 @@ def test_keys_that_leave_no_room_for_a_row_number_are_sorted_alike():
     _, bits, _ = _pack(flat, lengths)
     assert 63 - 9 < sum(bits) <= 63
     quick, slow = number_nodes(flat, lengths), _by_levels(flat, lengths)
-    assert all(
-        np.array_equal(getattr(quick, name), getattr(slow, name)) for name in ("labels", "first", "levels", "ends")
-    )
+    assert alike(quick, slow)

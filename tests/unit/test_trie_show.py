@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from grace.config import Identifiers
@@ -13,7 +14,7 @@ from grace.errors import GraceError
 from grace.identifiers import identifiers
 from grace.identifiers.base import load_identifiers
 from grace.trie import Trie, trie
-from grace.trie_show import leaves_below, show
+from grace.trie.show import leaves_below, show
 
 
 @pytest.fixture(params=["structured", "numeric", "atomic"])
@@ -46,7 +47,7 @@ def test_leaves_below_is_what_the_children_say(made: dict) -> None:
     for node in range(tree.nodes):
         children = tree.children(node)[1].tolist()
         parts = [leaf for part in leaves_below(tree, children) for leaf in part]
-        own = [int(tree.leaf[node])] if int(tree.leaf[node]) >= 0 else []
+        own = [int(tree.leaf_numbers(torch.tensor(node)))] if tree.images_at(node) else []
         assert sorted(leaves_below(tree, [node])[0]) == sorted(parts + own)
 
 

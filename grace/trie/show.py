@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,7 +23,7 @@ from grace.identifiers.base import (
     load_identifiers,
     read_tokenizer,
 )
-from grace.trie import Trie
+from grace.trie.tree import Trie
 
 MOST = 8  # images named in a line
 
@@ -95,8 +96,13 @@ def leaves_below(tree: Trie, nodes: list[int]) -> list[list[int]]:
     for node in nodes:
         begin, end, leaves = node, node + 1, []
         while begin < end:
-            here = tree.leaf[begin:end]
-            leaves += here[here >= 0].tolist()
+            here = torch.arange(begin, end, device=tree.device)
+            if not tree.uniform:
+                here = here[tree.is_leaf[begin:end]]
+            if not tree.uniform or begin >= tree.levels[-2]:
+                leaves += tree.leaf_numbers(here).tolist()
+            if begin >= tree.levels[-2]:
+                break
             begin, end = int(tree.first[begin]), int(tree.first[end])
         out.append(leaves)
     return out

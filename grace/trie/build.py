@@ -1,4 +1,4 @@
-"""From sequences of tokens to level-order arrays: the vectorised construction behind `grace.trie`.
+"""From sequences of tokens to level-order arrays: the vectorised construction behind `grace.trie.Trie`.
 
 Every sequence becomes one integer key, its tokens packed into as few bits as each position's alphabet needs, so that one sort
 puts all sequences in lexicographic order. A node is then a run of equal key prefixes: where the prefix changes from one
@@ -14,18 +14,46 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Nodes:
-    """Level-order nodes of S sequences. `first[n] .. first[n + 1]` are the children of node n; node 0 is the root."""
+    """Level-order nodes of S sequences. `first[n] .. first[n + 1]` are the children of node n; node 0 is the root.
 
-    labels: np.ndarray  # int32 [nodes], labels[0] = -1
-    first: np.ndarray  # int32 [nodes + 1]
+    Rows are the sequences in the order `order` (None: as they came).
+    """
+
+    labels: np.ndarray  # int32 [nodes], labels[0] = 0
+    first: np.ndarray  # int32 [inner + 1]: of all nodes but those of the last level
     levels: np.ndarray  # int64 [depth + 2]
-    ends: np.ndarray  # int32 [S]: the node that each sequence ends in
+    ends: np.ndarray  # int32 [S]: the node that each row ends in
+    order: np.ndarray | None  # int64 [S]
 
 
 def number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
     """Number the nodes of sequences (`flat`: all their tokens, int [sum of lengths], none negative; lengths from 1)."""
     packed = _pack(flat, lengths_S)
     return _by_levels(flat, lengths_S) if packed is None else _by_keys(lengths_S, *packed)
+
+
+def gather_leaves(nodes: Nodes, images_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """leaf_nodes, leaf_first and leaf_images (see `grace.trie.Trie`); the images of a leaf rise and do not repeat."""
+    images = images_S if nodes.order is None else images_S[nodes.order]
+    last = int(nodes.levels[-2])
+    none = np.empty(0, dtype=np.int32)
+    if (nodes.ends >= last).all():  # one length: the leaves are the last level
+        leaf_nodes, leaf, leaves = none, nodes.ends - last, len(nodes.labels) - last
+    else:
+        numbers = np.zeros(len(nodes.labels), dtype=np.int32)
+        numbers[nodes.ends] = 1
+        leaf_nodes = np.flatnonzero(numbers)
+        numbers[leaf_nodes] = np.arange(len(leaf_nodes), dtype=np.int32)
+        leaf, leaves = numbers[nodes.ends], len(leaf_nodes)
+    if leaves == len(images):  # no two sequences alike
+        leaf_images = np.empty(leaves, dtype=np.int32)
+        leaf_images[leaf] = images
+        return leaf_nodes, none, leaf_images
+    pairs = leaf.astype(np.int64) << 32 | images
+    pairs.sort()  # not np.unique, which hashes integers and takes ten times as long
+    pairs = pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])]
+    counts = np.bincount(pairs >> 32, minlength=leaves)
+    return leaf_nodes, np.concatenate([[0], np.cumsum(counts)]), pairs & 0xFFFFFFFF
 
 
 def _columns(flat: np.ndarray, lengths_S: np.ndarray):
@@ -61,7 +89,7 @@ def _pack(flat: np.ndarray, lengths_S: np.ndarray) -> tuple[np.ndarray, list[int
         else:
             keys[rows] |= codes
         bits.append(need)
-        alphabets.append(np.concatenate([[-1], alphabet]))
+        alphabets.append(np.concatenate([[0], alphabet]).astype(np.int32))
     return keys, bits, alphabets
 
 
@@ -82,32 +110,38 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
     lengths = lengths_S if order is None else lengths_S[order]
     same_length = bool((lengths == len(bits)).all())
     changed = np.empty_like(keys)  # the highest differing bit tells at which depth a row leaves its predecessor
-    changed[0] = -1
+    changed[0] = np.iinfo(np.int64).max
     np.bitwise_xor(keys[1:], keys[:-1], out=changed[1:])
-    left, labels, first, levels = sum(bits), [np.array([-1])], [np.array([1])], [0, 1]
+    left, levels, labels, first = sum(bits), [0, 1], [np.zeros(1, dtype=np.int32)], [np.ones(1, dtype=np.int32)]
     ends = np.zeros(len(keys), dtype=np.int32)
-    begin = None
+    before = None  # where the nodes of the level before begin: flags, and rows
     for depth, need in enumerate(bits):
         left -= need
-        new = changed >> left != 0
+        new = changed >= 1 << left
         if not same_length:
             new &= lengths > depth
-        number = np.cumsum(new, dtype=np.int32)  # nodes of this level that begin up to a row
-        if begin is not None:  # a node's children are the nodes of this level that begin within its rows
-            first.append(levels[-1] + number[begin] - new[begin])
         begin = np.flatnonzero(new)
-        labels.append(alphabets[depth][(keys[begin] >> left) & ((1 << need) - 1)])
+        number = None  # nodes of this level that begin up to a row
         if not same_length:
-            here = lengths == depth + 1
-            ends[here] = number[here] + (levels[-1] - 1)
+            number = np.cumsum(new, dtype=np.int32)
         elif depth == len(bits) - 1:
-            np.add(number, levels[-1] - 1, out=ends)
+            number = np.arange(1, len(keys) + 1, dtype=np.int32) if len(begin) == len(keys) else np.cumsum(new, dtype=np.int32)
+        if before is not None:
+            flags, rows = before
+            # A node's first child begins in the node's first row, or after the rows of the identifier that is the node.
+            place = np.flatnonzero(flags[begin]) if same_length else number[rows] - new[rows]
+            first.append((levels[-1] + place).astype(np.int32))
+        codes = keys if len(begin) == len(keys) and not left else keys[begin]
+        codes >>= left  # in place, as below: memory that is new costs more than the arithmetic; `keys` is done with
+        codes &= (1 << need) - 1
+        labels.append(alphabets[depth].take(codes))
+        if number is not None:
+            here = slice(None) if same_length else lengths == depth + 1
+            ends[here] = number[here] + (levels[-1] - 1)
         levels.append(levels[-1] + len(begin))
-    first.append(np.full(len(begin) + 1, levels[-1]))
-    if order is not None:
-        ends, in_order = np.empty_like(ends), ends
-        ends[order] = in_order
-    return Nodes(_int32(np.concatenate(labels)), _int32(np.concatenate(first)), np.array(levels), ends)
+        before = new, begin
+    first.append(np.array(levels[-1:], dtype=np.int32))
+    return Nodes(np.concatenate(labels), np.concatenate(first), np.array(levels), ends, order)
 
 
 def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -129,7 +163,7 @@ def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | Non
 
 def _by_levels(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
     """The different (parent node, token) pairs of a level, sorted, are the nodes of the next."""
-    labels, parents, levels = [np.array([-1])], [], [0, 1]
+    labels, parents, levels = [np.zeros(1)], [], [0, 1]
     ends = np.zeros(len(lengths_S), dtype=np.int64)
     for rows, tokens in _columns(flat, lengths_S):
         rows = slice(None) if rows is None else rows
@@ -138,9 +172,9 @@ def _by_levels(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
         labels.append(pairs & 0xFFFFFFFF)
         parents.append(pairs >> 32)
         levels.append(levels[-1] + len(pairs))
-    children = np.bincount(np.concatenate(parents), minlength=levels[-1])
+    children = np.bincount(np.concatenate(parents), minlength=levels[-2])
     first = 1 + np.concatenate([[0], np.cumsum(children)])
-    return Nodes(_int32(np.concatenate(labels)), _int32(first), np.array(levels), _int32(ends))
+    return Nodes(_int32(np.concatenate(labels)), _int32(first), np.array(levels), _int32(ends), None)
 
 
 def _int32(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,294 @@
+"""The prefix tree of a set of identifiers: level-order arrays that a search walks on any device.
+
+Nodes are numbered level by level, the root is 0, and the children of node n are the nodes `first[n] .. first[n + 1]` in
+the order of their labels, so a node is one integer and no dictionary is ever built. The end token that closes every
+identifier is not stored: a node where an identifier ends is a leaf node, and one identifier may be the beginning of
+another. Made by `grace.trie.stage`, read by `grace.retrieval` and by `python -m grace trie show`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grace.errors import GraceError
+from grace.identifiers.base import flatten, load_identifiers
+from grace.trie.build import gather_leaves, number_nodes
+
+ARRAYS = ("labels", "first", "leaf_nodes", "leaf_first", "leaf_images")
+
+
+class Names:
+    """Names as UTF-8 bytes and offsets: millions of them are mapped into memory, and one is decoded when asked for."""
+
+    def __init__(self, encoded: Tensor, first: Tensor) -> None:
+        """`encoded` uint8 [bytes]; name n is encoded[first[n] .. first[n + 1]], first int64 [names + 1]."""
+        self.encoded, self.first = encoded, first
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Names:
+        parts = [name.encode("utf-8") for name in names]
+        first = np.cumsum([0, *map(len, parts)])
+        return cls(torch.from_numpy(np.frombuffer(b"".join(parts), dtype=np.uint8).copy()), torch.from_numpy(first))
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def __getitem__(self, row: int) -> str:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        begin, end = self.first[row : row + 2].tolist()
+        return self.encoded[begin:end].numpy().tobytes().decode("utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Trie:
+    """A prefix tree; its tensors live on one device.
+
+    labels [nodes]: token of the edge into the node; int16 that holds an unsigned number where every token is below
+    65,536, else int32 (`tokens_into` reads either). first [inner + 1], int32: the children of node n are the nodes
+    first[n] .. first[n + 1]; nodes of the last level, numbered from `inner` on, have none. levels (depth + 2 numbers):
+    the nodes at depth d are levels[d] .. levels[d + 1].
+
+    The leaf map, int32: leaf l is the node leaf_nodes[l] (rising; empty if the leaves are the nodes of the last level,
+    in their order), and its images are leaf_images[leaf_first[l] .. leaf_first[l + 1]], rows of image_ids (leaf_first is
+    empty if every leaf has one image).
+
+    depth: tokens of the longest identifier without its end. end: the token that closes every identifier, or None where
+    the last token does (then the set is prefix-free). fan_out[d]: most children of a node at depth d < depth.
+    fingerprint: of the identifier table that the tree is from ("": none).
+    """
+
+    labels: Tensor
+    first: Tensor
+    leaf_nodes: Tensor
+    leaf_first: Tensor
+    leaf_images: Tensor
+    levels: tuple[int, ...]
+    fan_out: tuple[int, ...]
+    leaves: int
+    end: int | None
+    image_ids: Names
+    fingerprint: str = ""
+
+    @classmethod
+    def build(
+        cls, sequences: Sequence[Sequence[int]], images: Sequence[int] | np.ndarray, image_ids: Sequence[str],
+        end: int | None,
+    ) -> Trie:  # fmt: skip
+        """Build the tree of `sequences` (token ids without the end token); sequence i is of image image_ids[images[i]].
+
+        The same sequence may come with several images and an image with several sequences. Raises `GraceError` for an
+        empty sequence, a negative token, the end token inside a sequence, and, where `end` is None, a sequence that
+        another one begins with.
+        """
+        flat, lengths_S = flatten(sequences)
+        return cls.from_arrays(flat, lengths_S, images, image_ids, end)
+
+    @classmethod
+    def from_arrays(
+        cls, flat: np.ndarray, lengths_S: np.ndarray, images: Sequence[int] | np.ndarray,
+        image_ids: Sequence[str] | Names, end: int | None,
+    ) -> Trie:  # fmt: skip
+        """`build` for sequences that are one array already: all their tokens, and their lengths (int [S])."""
+        images = np.asarray(images)
+        if not len(lengths_S) or len(images) != len(lengths_S):
+            raise GraceError(
+                f"a trie needs an image for every sequence, and one sequence at least: got {len(lengths_S)} sequences "
+                f"and {len(images)} images"
+            )
+        if images.min() < 0 or images.max() >= len(image_ids):
+            raise GraceError(f"a trie's image rows must be 0..{len(image_ids) - 1}")
+        _check_sequences(flat, lengths_S, end)
+        nodes = number_nodes(flat, lengths_S)
+        inner = int(nodes.levels[-2])
+        if end is None:
+            _check_prefix_free(flat, lengths_S, nodes, images, image_ids)
+        leaf_nodes, leaf_first, leaf_images = gather_leaves(nodes, images)
+        leaves = len(leaf_nodes) if len(leaf_nodes) else len(nodes.labels) - inner
+        narrow = np.uint16 if nodes.labels.max(initial=0) < 2**16 else np.int32
+        labels = nodes.labels.astype(narrow)
+        arrays = (labels.view(np.int16) if narrow is np.uint16 else labels, nodes.first)
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        tensors += [torch.from_numpy(array.astype(np.int32)) for array in (leaf_nodes, leaf_first, leaf_images)]
+        levels = tuple(nodes.levels.tolist())
+        children = np.diff(nodes.first)
+        fan_out = tuple(int(children[begin:stop].max()) for begin, stop in pairwise(levels[:-1]))
+        names = image_ids if isinstance(image_ids, Names) else Names.of(image_ids)
+        return cls(*tensors, levels=levels, fan_out=fan_out, leaves=leaves, end=end, image_ids=names)
+
+    @property
+    def depth(self) -> int:
+        return len(self.levels) - 2
+
+    @property
+    def nodes(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all identifiers have the same length: the leaves are then the nodes of the last level."""
+        return not len(self.leaf_nodes)
+
+    def to(self, device: torch.device | str) -> Trie:
+        """The same tree with its tensors on `device`."""
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
+
+    def tokens_into(self, nodes: Tensor) -> Tensor:
+        """Tokens of the edges into `nodes` (int64, any shape; the root's is 0): int64."""
+        labels = self.labels[nodes].long()
+        return labels & 0xFFFF if self.labels.dtype == torch.int16 else labels
+
+    def children(self, node: int) -> tuple[Tensor, Tensor]:
+        """Tokens and node numbers (int64) of the children of one node, in the order of the tokens."""
+        begin, end = (0, 0) if node >= len(self.first) - 1 else self.first[node : node + 2].tolist()
+        nodes = torch.arange(begin, end, device=self.device)
+        return self.tokens_into(nodes), nodes
+
+    def walk(self, tokens: Sequence[int]) -> int | None:
+        """The node that `tokens` lead to from the root, or None. For tests and single look-ups."""
+        node = 0
+        for token in tokens:
+            labels, nodes = self.children(node)
+            place = int(torch.searchsorted(labels, int(token))) if 0 <= int(token) < 2**31 else len(labels)
+            if place == len(labels) or int(labels[place]) != int(token):
+                return None
+            node = int(nodes[place])
+        return node
+
+    def paths(self, nodes: Tensor) -> Tensor:
+        """The tokens that lead to `nodes` (int64 [...]): int64 [..., depth], -1 after the last."""
+        bounds = torch.tensor(self.levels[1:], device=nodes.device)
+        left = torch.bucketize(nodes, bounds, right=True)  # tokens still to be read: the depth of the node
+        out = torch.full((*nodes.shape, self.depth), -1, dtype=torch.long, device=nodes.device)
+        for place in reversed(range(self.depth)):
+            here = left > place
+            out[..., place] = self.tokens_into(nodes).masked_fill(~here, -1)
+            parents = torch.searchsorted(self.first, nodes.int(), right=True) - 1
+            nodes = torch.where(here, parents, nodes)
+        return out
+
+    def depth_of(self, node: int) -> int:
+        """Tokens from the root to `node`."""
+        return bisect_right(self.levels, node) - 1
+
+    @cached_property
+    def is_leaf(self) -> Tensor:
+        """Whether an identifier ends in a node, bool [nodes]; derived where lengths differ, empty where they do not."""
+        flags = torch.zeros(0 if self.uniform else self.nodes, dtype=torch.bool, device=self.device)
+        flags[self.leaf_nodes.long()] = True
+        return flags
+
+    @cached_property
+    def leaves_at(self) -> tuple[int, ...]:
+        """Number of leaves at each depth 0 .. depth."""
+        if self.uniform:
+            return (0,) * self.depth + (self.leaves,)
+        cuts = np.searchsorted(self.leaf_nodes.cpu().numpy(), self.levels)
+        return tuple(int(number) for number in np.diff(cuts))
+
+    def leaf_numbers(self, nodes: Tensor) -> Tensor:
+        """Leaf numbers of leaf nodes (int64, any shape): int64; what it says of other nodes means nothing."""
+        if self.uniform:
+            return nodes - self.levels[-2]
+        return torch.searchsorted(self.leaf_nodes, nodes.int())
+
+    def nodes_of(self, leaves: Tensor) -> Tensor:
+        """Nodes of leaf numbers (int64, any shape): int64; the inverse of `leaf_numbers`."""
+        return leaves + self.levels[-2] if self.uniform else self.leaf_nodes[leaves].long()
+
+    def leaves_before(self, nodes: Tensor) -> Tensor:
+        """How many leaves have a number below that of `nodes` (int64, any shape, up to `nodes`): int64."""
+        if self.uniform:
+            return (nodes - self.levels[-2]).clamp(min=0)
+        return torch.searchsorted(self.leaf_nodes, nodes.int())
+
+    @cached_property
+    def leaves_below(self) -> tuple[Tensor, ...]:
+        """For each depth 0 .. depth: the number of leaves at or below each node, most first, int64 [nodes of the depth]."""
+        out = []
+        for depth, (start, stop) in enumerate(pairwise(self.levels)):
+            begin = torch.arange(start, stop, device=self.device)
+            end, number = begin + 1, torch.zeros_like(begin)
+            for level in range(depth, self.depth + 1):
+                number += self.leaves_before(end) - self.leaves_before(begin)
+                if level < self.depth:
+                    begin, end = self.first[begin].long(), self.first[end].long()
+            out.append(number.sort(descending=True).values)
+        return tuple(out)
+
+    def image_rows(self, leaf: int) -> list[int]:
+        """Rows of image_ids of leaf number `leaf`, rising."""
+        begin, end = self.leaf_first[leaf : leaf + 2].tolist() if len(self.leaf_first) else (leaf, leaf + 1)
+        return self.leaf_images[begin:end].tolist()
+
+    def images_at_leaf(self, leaf: int) -> list[str]:
+        """Ids of the images of leaf number `leaf`."""
+        return [self.image_ids[row] for row in self.image_rows(leaf)]
+
+    def images_at(self, node: int) -> list[str]:
+        """Ids of the images of a leaf node; of any other node: none."""
+        if not (node >= self.levels[-2] if self.uniform else bool(self.is_leaf[node])):
+            return []
+        return self.images_at_leaf(int(self.leaf_numbers(torch.tensor(node, device=self.device))))
+
+    def images_of(self, identifier: Sequence[int]) -> list[str]:
+        """Ids of the images whose identifier, without its end token, is `identifier`; none: it is not in the tree."""
+        node = self.walk(identifier)
+        return [] if node is None else self.images_at(node)
+
+    def check(self, identifiers: Path | str) -> None:
+        """Raise a `GraceError` if the tree was built from another table than that of the folder `identifiers`."""
+        if load_identifiers(identifiers).fingerprint != self.fingerprint:
+            raise GraceError(
+                f"the trie was built from another identifier table than that of {identifiers}; run trie again"
+            )
+
+    def save(self, path: Path | str, fingerprint: str | None = None) -> None:
+        """Write the tree as safetensors (see `grace.trie.file`); `fingerprint` replaces that of the tree."""
+        from grace.trie.file import save
+
+        save(self if fingerprint is None else dataclasses.replace(self, fingerprint=fingerprint), Path(path))
+
+    @classmethod
+    def open(cls, path: Path | str, verify: bool = True) -> Trie:
+        """Map a file that `save` wrote into memory (see `grace.trie.file.read`); damage is a `GraceError`."""
+        from grace.trie.file import read
+
+        return read(Path(path), verify)
+
+
+def _check_sequences(flat: np.ndarray, lengths_S: np.ndarray, end: int | None) -> None:
+    if not lengths_S.min():
+        raise GraceError(f"identifier {int(lengths_S.argmin())} has no token")
+    if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
+        raise GraceError("a token id of an identifier is negative or too large")
+    if end is not None and (flat == end).any():
+        row = int(np.searchsorted(np.cumsum(lengths_S), (flat == end).argmax(), side="right"))
+        raise GraceError(f"identifier {row} holds the end token {end}, which may only close an identifier")
+
+
+def _check_prefix_free(flat: np.ndarray, lengths_S: np.ndarray, nodes, images: np.ndarray, image_ids) -> None:
+    inner = nodes.ends < nodes.levels[-2]
+    inner[inner] = np.diff(nodes.first)[nodes.ends[inner]] > 0
+    if inner.any():
+        at = int(inner.argmax()) if nodes.order is None else int(nodes.order[inner.argmax()])
+        start = int(lengths_S[:at].sum())
+        prefix = flat[start : start + lengths_S[at]].tolist()
+        raise GraceError(
+            f"identifiers are not prefix-free: {prefix} (image {image_ids[int(images[at])]}) is the beginning of "
+            "another, and no end token closes them"
+        )
