@@ -9,6 +9,7 @@ rule retrieve:
     output:
         run=f"{RUN}/run.trec",
         retrieval=f"{RUN}/retrieval.json",
+        certificates=f"{RUN}/certificates.parquet",
     log:
         f"{LOGS}/{{scheme}}/seed{{seed}}/retrieve.log",
     benchmark:

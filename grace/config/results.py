@@ -18,6 +18,10 @@ class Retrieve(Section):
     beams: Positive = Field(10, description="beams of the search")
     depth: Positive = Field(10, description="images kept of every query")
     batch_size: Positive = Field(64, description="queries decoded at a time")
+    leaves_at_once: Count = Field(
+        20,
+        description="as soon as so few identifiers are left below a query's beams, all are scored in one pass; 0: never",
+    )
     normalisation: Literal["full", "children", "level"] = Field(
         "full", description="softmax of a token's score: full vocabulary, the valid children, or the level's alphabet"
     )

@@ -16,8 +16,11 @@ from grace.trie import Trie
 def atomic_search(
     model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
     query_ids: list[str],
-) -> tuple[dict[str, list[tuple[str, float]]], dict]:  # fmt: skip
-    """Run lines by query id, and the counts. Scores are log-probabilities of the softmax over all trained classes, nats."""
+) -> tuple[dict[str, list[tuple[str, float]]], dict, dict[str, int]]:  # fmt: skip
+    """Run lines by query id, the counts, and the certified ranks by query id (all of them).
+
+    Scores are log-probabilities of the softmax over all trained classes, nats.
+    """
     gallery = assigned.of_split("test")
     rows = torch.tensor([int(tokens[0]) for tokens in gallery["tokens"]], device=media.device)
     images = gallery["image_id"].tolist()
@@ -46,4 +49,5 @@ def atomic_search(
         "certified_ranks": [1.0] * depth,
     }
     counts["valid_rate"] = 1 - counts["invalid"] / hypotheses if hypotheses else 0.0
-    return {query_ids[i]: out[i] for i in range(len(prompt_ids))}, counts
+    by_query = {query_ids[i]: len(out[i]) for i in range(len(prompt_ids))}
+    return {query_ids[i]: out[i] for i in range(len(prompt_ids))}, counts, by_query

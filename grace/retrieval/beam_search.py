@@ -17,70 +17,20 @@ Legend: B queries, K beams, F children, V vocabulary, P places of the pool of fi
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.errors import GraceError
+from grace.retrieval.fan_out import room_for, score_leaves
+from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Left, Rule, branch, empty_pool, roots
 from grace.trie import Trie
-
-MINUS = float("-inf")
-
-
-@dataclass(frozen=True)
-class Beams:
-    """Prefixes that are read or to be read; an empty place has the score -inf, node 0 and any tokens."""
-
-    scores: Tensor  # f32 [B, K], nats
-    nodes: Tensor  # int64 [B, K]
-    tokens: Tensor  # int64 [B, K, D]: fed to the model so far; -1: none yet
-
-
-@dataclass(frozen=True)
-class Hypotheses:
-    """Finished hypotheses, best first: nodes where identifiers end (-1: none), scores in nats, tokens (-1: padding)."""
-
-    nodes: Tensor  # int64 [B, P]
-    scores: Tensor  # f32 [B, P]
-    tokens: Tensor  # int64 [B, P, D], without the end token
-    bound: Tensor  # f32 [B]: no identifier below a pruned prefix scores more; -inf: nothing was pruned
-    model_rows: int = 0  # rows of prefixes that the model has read, prompts included
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a token is scored: the softmax over `full`, `children` or `level`, and the alphabets of the levels for that."""
-
-    normalisation: str = "full"
-    levels: list[list[int]] | None = None
-
-    def base(self, logits: Tensor, depth: int, valid: Tensor) -> Tensor:
-        """What is taken off a logit, f32 [...], for logits [..., V] at `depth`; `valid` are those of the children."""
-        if self.normalisation == "full":
-            return logits.logsumexp(-1)
-        if self.normalisation == "children":
-            return valid.logsumexp(-1)
-        if self.levels is None:
-            raise GraceError("the normalisation level needs the alphabets of the levels")
-        return logits[..., torch.tensor(self.levels[depth], device=logits.device)].logsumexp(-1)
-
-
-@dataclass(frozen=True)
-class Left:
-    """What one level left behind, for `best_first`: prefixes with the cache that their last token continues."""
-
-    scores: Tensor  # f32 [B, K * F]
-    nodes: Tensor  # int64 [B, K * F]
-    cache: DynamicCache  # [B * K] rows
-    width: int  # K
 
 
 @torch.inference_mode()
 def beam_search(
-    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = Rule(),
+    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = FULL,
     leaves_at_once: int = 0,
 ) -> Hypotheses:  # fmt: skip
     """The best `places` identifiers found with `beams` beams for prompts of one length, int64 [B, L].
@@ -146,13 +96,6 @@ def descend(
     return replace(pool, bound=bound, model_rows=rows)
 
 
-def branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows apart from `cache` but shares its tensors: growth replaces tensors, it never writes into them."""
-    other = copy.copy(cache)
-    other.layers = [copy.copy(layer) for layer in cache.layers]
-    return other
-
-
 def stop_early(trie: Trie, device: torch.device, open_BC: Tensor, pool: Hypotheses) -> bool:
     """Whether no open prefix can enter the pool, since scores only fall: asked on a processor, where reading is free.
 
@@ -162,25 +105,6 @@ def stop_early(trie: Trie, device: torch.device, open_BC: Tensor, pool: Hypothes
     if trie.uniform or device.type != "cpu":
         return False
     return bool((open_BC.amax(1) <= pool.scores[:, -1]).all())
-
-
-def roots(batch: int, depth: int, device: torch.device) -> Beams:
-    """One beam a query: the prompt alone."""
-    return Beams(
-        torch.zeros(batch, 1, device=device),
-        torch.zeros(batch, 1, dtype=torch.long, device=device),
-        torch.full((batch, 1, depth), -1, dtype=torch.long, device=device),
-    )
-
-
-def empty_pool(batch: int, places: int, depth: int, device: torch.device) -> Hypotheses:
-    """A pool of no hypotheses."""
-    return Hypotheses(
-        torch.full((batch, places), -1, dtype=torch.long, device=device),
-        torch.full((batch, places), MINUS, device=device),
-        torch.full((batch, places, depth), -1, dtype=torch.long, device=device),
-        torch.full((batch,), MINUS, device=device),
-    )
 
 
 def expand(

@@ -16,18 +16,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.retrieval.beam_search import (
-    MINUS,
-    Beams,
-    Hypotheses,
-    Left,
-    Rule,
-    branch,
-    descend,
-    expand,
-    finish,
-    read_prompts,
-)
+from grace.retrieval.beam_search import descend, expand, finish, read_prompts
+from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Left, Rule, branch
 from grace.trie import Trie
 
 
@@ -43,7 +33,7 @@ class Open:
 
 @torch.inference_mode()
 def exact_search(
-    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = Rule(),
+    model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = FULL,
     leaves_at_once: int = 0,
 ) -> Hypotheses:  # fmt: skip
     """The best `places` identifiers of all, for prompts of one length, int64 [B, L]; arguments as in `beam_search`.
@@ -99,9 +89,7 @@ def _read(
     rows = torch.arange(len(queries_R), device=queries_R.device)[:, None].expand(-1, children.shape[2])
     scores = _by_query(grown[:, 0], queries_R, batch, MINUS).flatten(1)
     nodes = _by_query(children[:, 0], queries_R, batch, 0).flatten(1)
-    opened = Open(
-        scores, nodes, torch.full_like(nodes, number), _by_query(rows, queries_R, batch, 0).flatten(1)
-    )
+    opened = Open(scores, nodes, torch.full_like(nodes, number), _by_query(rows, queries_R, batch, 0).flatten(1))
     return pool, [opened], cache
 
 

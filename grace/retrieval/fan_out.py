@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.retrieval.beam_search import MINUS, Beams
+from grace.retrieval.hypotheses import MINUS, Beams
 from grace.trie import Trie
 
 
 def room_for(trie: Trie, beam: Beams, depth: int, most: int) -> int:
     """How many leaves a query has below its beams at `depth` if they are at most `most`, else 0.
 
-    Not worth it, and 0, where only one level is left. An accelerator is not asked: for it the number is that of the worst beams that
-    the tree could have, so that shapes never depend on scores.
+    Not worth it, and 0, where only one level is left. An accelerator is not asked: for it the number is that of the worst
+    beams that the tree could have, so that shapes never depend on scores.
     """
     if most < 1 or trie.depth - depth < 2:
         return 0
@@ -29,9 +29,13 @@ def room_for(trie: Trie, beam: Beams, depth: int, most: int) -> int:
         counts = sum(count for _, count in _ranges(trie, beam, depth))
         room = int(counts.sum(1).max())
     else:
-        below = trie.leaves_below[depth]
-        room = int(below[: beam.nodes.shape[1]].sum())
+        room = most_below(trie, depth, beam.nodes.shape[1])
     return room if room <= most else 0
+
+
+def most_below(trie: Trie, depth: int, beams: int) -> int:
+    """The most leaves that `beams` different nodes of a depth have below them."""
+    return int(trie.most_leaves[depth][:beams].sum())
 
 
 def score_leaves(
@@ -54,7 +58,9 @@ def score_leaves(
     scores = beam.scores.gather(1, origin)
     base = logits_BKV.logsumexp(-1)
     first = torch.where(ahead[..., 0] >= 0, ahead[..., 0], trie.end)
-    scores = scores + (logits_BKV.flatten(0, 1)[rows.flatten(), first.flatten()].view_as(scores) - base.gather(1, origin))
+    scores = scores + (
+        logits_BKV.flatten(0, 1)[rows.flatten(), first.flatten()].view_as(scores) - base.gather(1, origin)
+    )
     for place in range(left):  # a level's logits at a time: those of all would be too many
         logits = model.head(hidden[:, place]).float()
         following = ahead[..., place + 1] if place + 1 < left else torch.full_like(ahead[..., 0], -1)

@@ -1,4 +1,7 @@
-"""From captions to ranked images by generated identifiers: batches of beam search, leaves to images, counts."""
+"""From captions to ranked images by generated identifiers: batches of searches, leaves to images, counts.
+
+Called by the stage `retrieve`; reads nothing and writes nothing itself.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from grace.config import Retrieve
+from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables
-from grace.retrieval.beam_search import Hypotheses, beam_search
+from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
+from grace.retrieval.hypotheses import Hypotheses, Rule
 from grace.trie import Trie
 
 
 def generative_search(
     model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
     query_ids: list[str],
-) -> tuple[dict[str, list[tuple[str, float]]], dict]:  # fmt: skip
-    """Run lines by query id, and the counts: hypotheses, model rows a query, certified ranks.
+) -> tuple[dict[str, list[tuple[str, float]]], dict, dict[str, int]]:  # fmt: skip
+    """Run lines by query id; the counts: hypotheses, model rows a query, certified ranks; certified ranks by query id.
 
     A rank is certified when no identifier that was not scored can change it or any rank above it. `certified` is the share
     of queries with all ranks wanted and certified (`depth`, or as many as the gallery has images); `certified_ranks[r - 1]`
@@ -29,10 +34,13 @@ def generative_search(
     Queries of one length are decoded together, so nothing is padded and a query's scores do not depend on its neighbours'
     length. An image's score is the best of its identifiers' (`max`) or their sum in probability (`logsumexp`).
     """
+    if trie.end is None:
+        raise GraceError("the trie's identifiers have no end token: they are those of atomic; run trie again")
     owners = defaultdict(set)
     for tokens, image in zip(assigned.of_split("test")["tokens"], assigned.of_split("test")["image_id"], strict=True):
         owners[tuple(map(int, tokens))].add(image)
     most = max(np.bincount(trie.leaf_images.cpu().numpy()))
+    rule = Rule(settings.normalisation, assigned.levels)
     places = max(settings.beams, settings.depth) * int(most)  # leaves, so many that they are of `depth` images at least
     depth = min(settings.depth, len(trie.image_ids))
     found: dict[int, list[tuple[str, float]]] = {}
@@ -45,7 +53,7 @@ def generative_search(
         batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
     ):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
-        best = search(model, prompts, media, trie, settings.beams, places, settings.normalisation, assigned.levels)
+        best = search(model, prompts, media, trie, settings.beams, places, rule, settings.leaves_at_once)
         rows += best.model_rows
         ranked = _rank(best, trie, owners, settings, counts)
         for query, answers, bound in zip(chosen, ranked, best.bound.tolist(), strict=True):
@@ -55,7 +63,8 @@ def generative_search(
     counts["model_rows_per_query"] = rows / len(prompt_ids)
     counts["certified"] = float((certified >= depth).mean())
     counts["certified_ranks"] = [float((certified >= rank).mean()) for rank in range(1, depth + 1)]
-    return {query_ids[i]: found[i] for i in range(len(prompt_ids))}, counts
+    by_query = {query_id: int(number) for query_id, number in zip(query_ids, certified, strict=True)}
+    return {query_ids[i]: found[i] for i in range(len(prompt_ids))}, counts, by_query
 
 
 def batches_of_one_length(prompt_ids: list[list[int]], size: int) -> list[list[int]]:
@@ -73,15 +82,15 @@ def _rank(
 ) -> list[list[tuple[str, float]]]:
     """The top images of every query. Every hypothesis is checked against the identifier table, not against the trie."""
     out = []
-    for leaves, scores, tokens in zip(best.leaves.tolist(), best.scores.tolist(), best.tokens.tolist(), strict=True):
+    numbers = trie.leaf_numbers(best.nodes.clamp(min=0)).masked_fill(best.nodes < 0, -1)
+    for leaves, scores, tokens in zip(numbers.tolist(), best.scores.tolist(), best.tokens.tolist(), strict=True):
         images: dict[str, float] = {}
         for leaf, score, path in zip(leaves, scores, tokens, strict=True):
             if leaf < 0:
                 continue
             counts["hypotheses"] += 1
-            identifier = tuple(token for token in path if token >= 0)[:-1]  # without the end token
             here = set(trie.images_at_leaf(leaf))
-            if owners.get(identifier) != here:
+            if owners.get(tuple(token for token in path if token >= 0)) != here:
                 counts["invalid"] += 1
                 continue
             for image in sorted(here):

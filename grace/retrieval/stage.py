@@ -1,7 +1,8 @@
 """The stage `retrieve`: every test caption through the trained model, into a TREC run.
 
-Reads the dataset, embeddings, identifiers, trie and model; writes `run.trec` and `retrieval.json` (counts of hypotheses,
-invalid and duplicate ones, failed queries, memorisation accuracy).
+Reads the dataset, embeddings, identifiers, trie and model; writes `run.trec`, `retrieval.json` (counts of hypotheses,
+invalid and duplicate ones, failed queries, memorisation accuracy) and `certificates.parquet` (query_id, answers:
+images found, certified: how many of the first of them are certified exact).
 
     python -m grace retrieve --dataset ... --model ... --trie ... --output results/scenes/structured/seed0
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from grace.config import Retrieve
 from grace.data.tables import load_dataset
 from grace.embeddings import load_embeddings
 from grace.errors import GraceError
-from grace.files import write_json
+from grace.files import write_json, write_table
 from grace.identifiers.base import load_identifiers
 from grace.model.checkpoints import load_model
 from grace.prompts import Prompts, check_lengths
@@ -32,7 +34,7 @@ from grace.trie import Trie
 def retrieve(
     *, dataset: Path, embeddings: Path, identifiers: Path, trie: Path, model: Path, output: Path, settings: Retrieve
 ) -> None:
-    """Decode the test captions and write `run.trec` and `retrieval.json` into `output`."""
+    """Decode the test captions and write `run.trec`, `retrieval.json` and `certificates.parquet` into `output`."""
     tables = load_dataset(dataset)
     device = _device(settings.device)
     flamingo, words, config = load_model(model, device)
@@ -50,7 +52,7 @@ def retrieve(
     with torch.inference_mode():
         media = flamingo.resample(vectors.visual([-1]).to(device, next(flamingo.parameters()).dtype))
     search = atomic_search if config["scheme"] == "atomic" else generative_search
-    rows, counts = search(
+    rows, counts, certified = search(
         flamingo, prompt_ids, media, tree.to(device), assigned, settings, queries["caption_id"].tolist()
     )
     seconds = time.perf_counter() - started
@@ -61,6 +63,8 @@ def retrieve(
         "depth": settings.depth, **counts, "seconds": round(seconds, 3), "memorization": memory["test"],
         "memorization_train": memory["train"], "provenance": provenance(settings.model_dump()),
     }  # fmt: skip
+    table = [(query_id, len(answers), certified[query_id]) for query_id, answers in rows.items()]
+    write_table(output / "certificates.parquet", pd.DataFrame(table, columns=["query_id", "answers", "certified"]))
     write_json(output / "retrieval.json", summary)
 
 

@@ -125,7 +125,11 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
         if not same_length:
             number = np.cumsum(new, dtype=np.int32)
         elif depth == len(bits) - 1:
-            number = np.arange(1, len(keys) + 1, dtype=np.int32) if len(begin) == len(keys) else np.cumsum(new, dtype=np.int32)
+            number = (
+                np.arange(1, len(keys) + 1, dtype=np.int32)
+                if len(begin) == len(keys)
+                else np.cumsum(new, dtype=np.int32)
+            )
         if before is not None:
             flags, rows = before
             # A node's first child begins in the node's first row, or after the rows of the identifier that is the node.

@@ -217,7 +217,7 @@ class Trie:
         return torch.searchsorted(self.leaf_nodes, nodes.int())
 
     @cached_property
-    def leaves_below(self) -> tuple[Tensor, ...]:
+    def most_leaves(self) -> tuple[np.ndarray, ...]:
         """For each depth 0 .. depth: the number of leaves at or below each node, most first, int64 [nodes of the depth]."""
         out = []
         for depth, (start, stop) in enumerate(pairwise(self.levels)):
@@ -227,7 +227,7 @@ class Trie:
                 number += self.leaves_before(end) - self.leaves_before(begin)
                 if level < self.depth:
                     begin, end = self.first[begin].long(), self.first[end].long()
-            out.append(number.sort(descending=True).values)
+            out.append(number.sort(descending=True).values.cpu().numpy())
         return tuple(out)
 
     def image_rows(self, leaf: int) -> list[int]:

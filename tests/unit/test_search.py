@@ -16,13 +16,15 @@ from grace.prompts import Prompts
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
 from grace.retrieval.captions import beam_captions, sample_captions
+from grace.retrieval.fan_out import leaves_below, most_below
 from grace.retrieval.generative import generative_search
+from grace.retrieval.hypotheses import Beams, Rule
 from grace.trie import Trie
 
 SETTINGS = {"perceiver_latents": 4, "cross_attention_every": 1}
 
 
-@pytest.fixture(scope="module", params=["opt", "llama"])
+@pytest.fixture(scope="module", params=["opt", "mpt", "llama"])
 def parts(request, tokenizer_folder):
     tokenizer = read_tokenizer(tokenizer_folder)
     small = ScratchLanguageModel(architecture=request.param, width=32, layers=2, heads=2, max_length=96)
@@ -33,9 +35,10 @@ def parts(request, tokenizer_folder):
     return model, tokenizer
 
 
-def brute_force(model, prompt, media, sequences, normalisation="full", allowed=None) -> list[float]:
-    """Scores of whole sequences, one full forward pass each, without cache or trie."""
+def brute_force(model, prompt, media, bodies, end: int, normalisation="full", allowed=None) -> list[float]:
+    """Scores of whole identifiers, each closed by `end`: one full forward pass each, without cache or trie."""
     scores = []
+    sequences = [(*body, end) for body in bodies]
     for sequence in sequences:
         ids = torch.tensor([[*prompt, *sequence]])
         hidden, _ = model.hidden_states(ids, media)
@@ -54,10 +57,23 @@ def brute_force(model, prompt, media, sequences, normalisation="full", allowed=N
     return scores
 
 
-def random_set(rng, end: int, vocabulary: int, number: int) -> list[tuple[int, ...]]:
-    """Different sequences of 1 to 4 tokens out of few, each closed by the end token."""
+def random_set(rng, vocabulary: int, number: int, lengths: tuple[int, int] = (1, 4)) -> list[tuple[int, ...]]:
+    """Different sequences of few tokens, of `lengths` (least and most) tokens each; some may begin others."""
     tokens = rng.choice(vocabulary - 3, size=6, replace=False)
-    return sorted({(*map(int, rng.choice(tokens, size=rng.integers(1, 5))), end) for _ in range(number)})
+    sizes = rng.integers(lengths[0], lengths[1] + 1, size=number)
+    return sorted({tuple(map(int, rng.choice(tokens, size=size))) for size in sizes})
+
+
+def alphabets(sequences, end: int) -> list[list[int]]:
+    """Tokens of every level, the end token where an identifier may end."""
+    closed = [(*sequence, end) for sequence in sequences]
+    return [sorted({s[d] for s in closed if len(s) > d}) for d in range(max(map(len, closed)))]
+
+
+def of_one_length(queries: list[list[int]]) -> torch.Tensor:
+    """Prompts of one length, int64 [B, L]: what they say does not matter here."""
+    length = max(map(len, queries))
+    return torch.tensor([query + query[-1:] * (length - len(query)) for query in queries])
 
 
 @torch.inference_mode()
@@ -66,21 +82,21 @@ def random_set(rng, end: int, vocabulary: int, number: int) -> list[tuple[int, .
 def test_wide_search_equals_brute_force(parts, seed: int, normalisation: str) -> None:
     model, tokenizer = parts
     prompts, rng = Prompts(tokenizer), np.random.default_rng(seed)
-    sequences = random_set(rng, prompts.end, len(tokenizer), 30)
+    sequences = random_set(rng, len(tokenizer), 30)
     images = list(range(len(sequences)))
-    trie = Trie.build(sequences, images, [f"im{i}" for i in images])
-    levels = [sorted({s[d] for s in sequences if len(s) > d}) for d in range(trie.depth)]
+    trie = Trie.build(sequences, images, [f"im{i}" for i in images], prompts.end)
+    levels = alphabets(sequences, prompts.end)
     media = model.resample(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(seed)))
     prompt = prompts.retrieve(["two dogs run beside the river"])[0]
-    want = brute_force(model, prompt, media, sequences, normalisation, levels)
+    want = brute_force(model, prompt, media, sequences, prompts.end, normalisation, levels)
     # More beams than leaves: the search is exhaustive.
-    found = beam_search(model, torch.tensor([prompt, prompt]), media, trie, 64, 64, normalisation, levels)
+    found = beam_search(model, torch.tensor([prompt, prompt]), media, trie, 64, 64, Rule(normalisation, levels))
     for query in range(2):
-        here = found.leaves[query] >= 0
+        here = found.nodes[query] >= 0
         assert int(here.sum()) == len(sequences)
         got = {
-            trie.images_at_leaf(leaf)[0]: score
-            for leaf, score in zip(found.leaves[query].tolist(), found.scores[query].tolist(), strict=True)
+            trie.images_at(leaf)[0]: score
+            for leaf, score in zip(found.nodes[query].tolist(), found.scores[query].tolist(), strict=True)
             if leaf >= 0
         }
         for image, score in zip(images, want, strict=True):
@@ -96,13 +112,13 @@ def test_defect_09_the_score_is_the_plain_sum(parts) -> None:
     """No length penalty: a longer identifier is ranked by its sum, whatever its length."""
     model, tokenizer = parts
     prompts = Prompts(tokenizer)
-    sequences = [(5, prompts.end), (7, 8, 9, 10, prompts.end)]
-    trie = Trie.build(sequences, [0, 1], ["short", "long"])
+    sequences = [(5,), (7, 8, 9, 10)]
+    trie = Trie.build(sequences, [0, 1], ["short", "long"], prompts.end)
     media = model.resample(torch.zeros(1, 5, 16))
     prompt = prompts.retrieve(["a man"])[0]
-    want = brute_force(model, prompt, media, sequences)
+    want = brute_force(model, prompt, media, sequences, prompts.end)
     found = beam_search(model, torch.tensor([prompt]), media, trie, 4, 4)
-    got = [trie.images_at_leaf(leaf)[0] for leaf in found.leaves[0].tolist() if leaf >= 0]
+    got = [trie.images_at(leaf)[0] for leaf in found.nodes[0].tolist() if leaf >= 0]
     assert got == [name for _, name in sorted(zip(want, ["short", "long"], strict=True), reverse=True)]
     assert found.scores[0, :2].tolist() == pytest.approx(sorted(want, reverse=True), abs=1e-4)
 
@@ -111,10 +127,10 @@ def test_defect_09_the_score_is_the_plain_sum(parts) -> None:
 def test_one_leaf_and_few_beams(parts) -> None:
     model, tokenizer = parts
     prompts = Prompts(tokenizer)
-    trie = Trie.build([(4, 4, 4, prompts.end)], [0], ["only"])
+    trie = Trie.build([(4, 4, 4)], [0], ["only"], prompts.end)
     media = model.resample(torch.zeros(1, 5, 16))
     found = beam_search(model, torch.tensor(prompts.retrieve(["x"])), media, trie, 10, 10)
-    assert (found.leaves >= 0).sum() == 1 and found.leaves[0, 0] == 0
+    assert (found.nodes >= 0).sum() == 1 and trie.images_at(int(found.nodes[0, 0])) == ["only"]
 
 
 @torch.inference_mode()
@@ -122,15 +138,15 @@ def test_narrow_search_gives_true_scores(parts) -> None:
     """With few beams the answers may be others, but each one's score is that of brute force."""
     model, tokenizer = parts
     prompts, rng = Prompts(tokenizer), np.random.default_rng(9)
-    sequences = random_set(rng, prompts.end, len(tokenizer), 40)
-    trie = Trie.build(sequences, list(range(len(sequences))), [str(i) for i in range(len(sequences))])
+    sequences = random_set(rng, len(tokenizer), 40)
+    trie = Trie.build(sequences, list(range(len(sequences))), [str(i) for i in range(len(sequences))], prompts.end)
     media = model.resample(torch.zeros(1, 5, 16))
     prompt = prompts.retrieve(["a child"])[0]
-    want = brute_force(model, prompt, media, sequences)
+    want = brute_force(model, prompt, media, sequences, prompts.end)
     found = beam_search(model, torch.tensor([prompt]), media, trie, 2, 5)
-    for leaf, score in zip(found.leaves[0].tolist(), found.scores[0].tolist(), strict=True):
+    for leaf, score in zip(found.nodes[0].tolist(), found.scores[0].tolist(), strict=True):
         if leaf >= 0:
-            assert score == pytest.approx(want[int(trie.images_at_leaf(leaf)[0])], abs=1e-4)
+            assert score == pytest.approx(want[int(trie.images_at(leaf)[0])], abs=1e-4)
 
 
 @torch.inference_mode()
@@ -168,23 +184,23 @@ def test_exact_search_equals_brute_force_and_the_certificate_never_lies(parts, n
     prompts, inexact, open_ranks, worked = Prompts(tokenizer), 0, 0, 0
     for seed in range(8):
         rng = np.random.default_rng([seed, 5])
-        sequences = random_set(rng, prompts.end, len(tokenizer), 60)
+        sequences = random_set(rng, len(tokenizer), 60)
         images = list(range(len(sequences)))
-        trie = Trie.build(sequences, images, [f"im{i}" for i in images])
-        levels = [sorted({s[d] for s in sequences if len(s) > d}) for d in range(trie.depth)]
+        trie = Trie.build(sequences, images, [f"im{i}" for i in images], prompts.end)
+        levels = alphabets(sequences, prompts.end)
         media = model.resample(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(seed)))
         texts = rng.choice(["two dogs", "a child", "the river", "a man", "some people"], size=2, replace=False)
-        queries = prompts.retrieve(texts.tolist())
-        length = max(map(len, queries))
-        queries = torch.tensor([query + query[-1:] * (length - len(query)) for query in queries])
-        beam = beam_search(model, queries, media, trie, 2, 5, normalisation, levels)
-        exact = exact_search(model, queries, media, trie, 2, 5, normalisation, levels)
+        queries = of_one_length(prompts.retrieve(texts.tolist()))
+        beam = beam_search(model, queries, media, trie, 2, 5, Rule(normalisation, levels))
+        exact = exact_search(model, queries, media, trie, 2, 5, Rule(normalisation, levels))
         for query in range(len(queries)):
-            all_scores = brute_force(model, queries[query].tolist(), media, sequences, normalisation, levels)
+            all_scores = brute_force(
+                model, queries[query].tolist(), media, sequences, prompts.end, normalisation, levels
+            )
             want = sorted(all_scores, reverse=True)[:5]
             assert exact.scores[query].tolist() == pytest.approx(want, abs=1e-4)
-            for leaf, score in zip(exact.leaves[query].tolist(), want, strict=True):
-                assert all_scores[int(trie.images_at_leaf(leaf)[0][2:])] == pytest.approx(score, abs=1e-4)
+            for leaf, score in zip(exact.nodes[query].tolist(), want, strict=True):
+                assert all_scores[int(trie.images_at(leaf)[0][2:])] == pytest.approx(score, abs=1e-4)
             sure = int((beam.scores[query] > beam.bound[query]).sum())
             assert beam.scores[query, :sure].tolist() == pytest.approx(want[:sure], abs=1e-4)
             inexact += beam.scores[query].tolist() != pytest.approx(want, abs=1e-4)
@@ -197,11 +213,11 @@ def test_exact_search_equals_brute_force_and_the_certificate_never_lies(parts, n
 def test_exact_search_with_more_places_than_leaves(parts) -> None:
     model, tokenizer = parts
     prompts = Prompts(tokenizer)
-    sequences = [(4, prompts.end), (5, 6, prompts.end), (5, 7, 8, prompts.end)]
-    trie = Trie.build(sequences, [0, 1, 2], ["a", "b", "c"])
+    sequences = [(4,), (5, 6), (5, 7, 8)]
+    trie = Trie.build(sequences, [0, 1, 2], ["a", "b", "c"], prompts.end)
     media = model.resample(torch.zeros(1, 5, 16))
     found = exact_search(model, torch.tensor(prompts.retrieve(["x"])), media, trie, 1, 10)
-    assert int((found.leaves >= 0).sum()) == 3
+    assert int((found.nodes >= 0).sum()) == 3
 
 
 def searched(parts, per_image: int, number: int, **settings) -> tuple[dict, dict, dict]:
@@ -213,14 +229,13 @@ def searched(parts, per_image: int, number: int, **settings) -> tuple[dict, dict
     images = [f"im{i // per_image}" for i in range(len(bodies))]
     table = pd.DataFrame({"image_id": images, "split": "test", "tokens": bodies, "text": ""})
     names = list(dict.fromkeys(images))
-    sequences = [(*body, prompts.end) for body in bodies]
-    trie = Trie.build(sequences, [names.index(image) for image in images], names)
+    trie = Trie.build(bodies, [names.index(image) for image in images], names, prompts.end)
     assigned = IdentifierTables(Path(), "semantic", table, [], [])
     media = model.resample(torch.zeros(1, 5, 16))
     prompt = prompts.retrieve(["a child holds an umbrella"])
-    rows, counts = generative_search(model, prompt, media, trie, assigned, Retrieve(**settings), ["q"])
+    rows, counts, _ = generative_search(model, prompt, media, trie, assigned, Retrieve(**settings), ["q"])
     best: dict[str, float] = {}
-    for image, score in zip(images, brute_force(model, prompt[0], media, sequences), strict=True):
+    for image, score in zip(images, brute_force(model, prompt[0], media, bodies, prompts.end), strict=True):
         best[image] = max(score, best.get(image, -np.inf))
     return dict(rows["q"]), counts, best
 
@@ -236,7 +251,7 @@ def test_exact_search_ranks_images_of_many_identifiers_as_brute_force_does(parts
 
 @torch.inference_mode()
 def test_an_answer_that_is_shorter_than_asked_for_is_not_certified(parts) -> None:
-    found, counts, _ = searched(parts, per_image=1, number=20, beams=2, depth=10)
+    found, counts, _ = searched(parts, per_image=1, number=20, beams=2, depth=10, leaves_at_once=0)
     assert len(found) < 10 and counts["certified"] == 0.0 and counts["certified_ranks"][9] == 0.0
     # A gallery of three images has three ranks, and the search that sees them all certifies them.
     found, counts, _ = searched(parts, per_image=1, number=3, search="exact", beams=2, depth=10)
@@ -247,3 +262,56 @@ def test_an_answer_that_is_shorter_than_asked_for_is_not_certified(parts) -> Non
 def test_a_sum_over_identifiers_is_never_certified(parts) -> None:
     _, counts, _ = searched(parts, per_image=3, number=5, search="exact", merge="logsumexp", beams=4, depth=5)
     assert counts["certified"] == 0.0
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("lengths", [(1, 4), (4, 4)])
+def test_leaves_at_once_have_the_scores_of_brute_force_and_are_no_worse(parts, lengths) -> None:
+    model, tokenizer = parts
+    prompts, fewer = Prompts(tokenizer), 0
+    for seed in range(6):
+        rng = np.random.default_rng([seed, 8])
+        sequences = random_set(rng, len(tokenizer), 50, lengths)
+        trie = Trie.build(sequences, np.arange(len(sequences)), [str(i) for i in range(len(sequences))], prompts.end)
+        media = model.resample(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(seed)))
+        queries = of_one_length(prompts.retrieve(["a man", "two dogs run"]))
+        plain = beam_search(model, queries, media, trie, 3, 6)
+        found = beam_search(model, queries, media, trie, 3, 6, leaves_at_once=12)
+        everything = beam_search(model, queries, media, trie, 3, len(sequences), leaves_at_once=10**6)
+        exact = exact_search(model, queries, media, trie, 3, 6, leaves_at_once=12)
+        for query in range(2):
+            want = brute_force(model, queries[query].tolist(), media, sequences, prompts.end)
+            for node, score in zip(found.nodes[query].tolist(), found.scores[query].tolist(), strict=True):
+                assert node < 0 or score == pytest.approx(want[int(trie.images_at(node)[0])], abs=1e-4)
+            assert everything.scores[query].tolist() == pytest.approx(sorted(want, reverse=True), abs=1e-4)
+            assert exact.scores[query].tolist() == pytest.approx(sorted(want, reverse=True)[:6], abs=1e-4)
+            assert bool((found.scores[query] >= plain.scores[query] - 1e-4).all())
+            for path, node in zip(found.tokens[query].tolist(), found.nodes[query].tolist(), strict=True):
+                assert node < 0 or trie.walk([token for token in path if token >= 0]) == node
+        assert float(everything.bound.max()) == -np.inf  # nothing was pruned
+        fewer += len(sequences) > 12
+    assert fewer == 6
+
+
+def test_the_room_without_asking_holds_whatever_the_beams_are() -> None:
+    for seed, lengths in enumerate([(1, 4), (4, 4), (2, 6)]):
+        rng = np.random.default_rng(seed)
+        sequences = random_set(rng, 60, 80, lengths)
+        trie = Trie.build(sequences, np.arange(len(sequences)), [str(i) for i in range(len(sequences))], 59)
+        for depth in range(trie.depth + 1):
+            begin, end = trie.levels[depth : depth + 2]
+            counts = []
+            for nodes in (rng.permutation(np.arange(begin, end))[:3] for _ in range(10)):
+                beam = Beams(torch.zeros(1, len(nodes)), torch.tensor(nodes)[None], torch.empty(1, len(nodes), 0))
+                want = sorted(
+                    int(trie.walk(s)) for s in sequences
+                    if len(s) >= depth and any(trie.walk(s[:depth]) == node for node in nodes)
+                )  # fmt: skip
+                found, origin, real = leaves_below(trie, beam, depth, len(sequences))
+                assert sorted(found[real].tolist()) == want
+                for node, place in zip(found[real].tolist(), origin[real].tolist(), strict=True):
+                    path = [token for token in trie.paths(torch.tensor(node)).tolist() if token >= 0]
+                    assert trie.walk(path[:depth]) == int(beam.nodes[0, place])
+                counts.append(len(want))
+            assert max(counts) <= most_below(trie, depth, 3)
+        assert most_below(trie, 0, 1) == len(sequences)

@@ -22,7 +22,9 @@ from grace.trie.file import structure_problem
 from grace.trie.tree import ARRAYS
 
 END = 7
-BODIES = st.lists(st.tuples(st.lists(st.integers(0, END - 1), min_size=1, max_size=5), st.integers(0, 5)), min_size=1, max_size=40)
+BODIES = st.lists(
+    st.tuples(st.lists(st.integers(0, END - 1), min_size=1, max_size=5), st.integers(0, 5)), min_size=1, max_size=40
+)
 
 
 def oracle(sequences: list[list[int]], images: list[int]) -> dict:
