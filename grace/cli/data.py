@@ -1,4 +1,4 @@
-"""Commands from raw data to embeddings: dataset, tokenizer, tower, encode."""
+"""Commands from raw data to embeddings: download, dataset, tokenizer, tower, encode."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ from grace.config import Flamingo, Karpathy, Scenes, Tower
 dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
 app = typer.Typer()
 app.add_typer(dataset_app, name="dataset")
+
+
+@app.command("download")
+def download_command(
+    dataset: Annotated[str, typer.Argument(help="flickr8k, flickr30k or coco")],
+    data: Annotated[Path, typer.Option(help="folder that holds the data sets")] = Path("data"),
+    sources: Annotated[Path | None, typer.Option(help="another table of sources than resources/sources.csv")] = None,
+) -> None:
+    """Fetch, verify and unpack a public data set; a download that was broken off is continued."""
+    from grace.download import SOURCES_FILE, download
+
+    for name, path in download(dataset=dataset, data=data, sources=sources or SOURCES_FILE).items():
+        print(f"{name}: {path}")
 
 
 @dataset_app.command("scenes")

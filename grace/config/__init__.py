@@ -82,8 +82,11 @@ class Config(Section):
             raise ValueError("schemes and seeds: each may stand only once")
         if not self.seeds:
             raise ValueError("seeds: name at least one seed")
-        if self.dataset.source == "karpathy" and not (self.dataset.karpathy.json_file and self.dataset.karpathy.images):
-            raise ValueError("dataset.karpathy: json_file and images must be set when dataset.source is karpathy")
+        given = self.dataset.karpathy
+        if self.dataset.source == "karpathy" and not given.fetched and not (given.json_file and given.images):
+            raise ValueError(
+                "dataset.karpathy: json_file and images must be set when dataset.source is karpathy, or download alone"
+            )
         if self.tower.scratch.image_size % self.tower.scratch.patch_size:
             raise ValueError("tower.scratch: patch_size must divide image_size")
         if self.train.for_scheme("atomic").start_from == "atomic":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from grace.config.base import Count, Name, Positive, Section
+from grace.config.base import Count, Name, Positive, Section, Share
+from grace.errors import GraceError
 
 
 class Scenes(Section):
@@ -23,6 +24,11 @@ class Scenes(Section):
 class Karpathy(Section):
     """A JSON file in Karpathy's format and a folder of images."""
 
+    download: str = Field(
+        "",
+        description="flickr8k, flickr30k or coco: fetched if json_file and images are empty (resources/sources.csv)",
+    )
+    data: str = Field("data", description="folder that downloads go to")
     json_file: str = Field(
         "", description="path of dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json, ..."
     )
@@ -33,7 +39,33 @@ class Karpathy(Section):
     max_train: Count = Field(0, description="keep only the first N train images after a seeded shuffle; 0 keeps all")
     max_val: Count = Field(0, description="the same for val")
     max_test: Count = Field(0, description="the same for test")
+    fold: int = Field(0, ge=0, le=5, description="1 to 5: of the test images only that fold of 1,000 (COCO 1K); 0: all")
     seed: Count = Field(0, description="seed of that shuffle")
+    max_skipped: Share = Field(0.01, description="largest share of images that may be unreadable and left out")
+
+    @field_validator("download")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value:
+            from grace.download.sources import sources_of
+
+            try:
+                sources_of(value)
+            except GraceError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def fetched(self) -> bool:
+        """Whether the files are those that `download` fetches."""
+        return bool(self.download) and not (self.json_file or self.images)
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        """The JSON file and the folder of images: as given, or where `download` puts them."""
+        if not self.fetched:
+            return self.json_file, self.images
+        return f"{self.data}/{self.download}/dataset_{self.download}.json", f"{self.data}/{self.download}/images"
 
 
 class Dataset(Section):
