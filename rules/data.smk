@@ -1,5 +1,6 @@
 # Stages download, dataset and tokenizer.
 KARPATHY = CONFIG.dataset.karpathy
+FOLDER = CONFIG.dataset.folder
 RECEIPT = f"{KARPATHY.data}/{KARPATHY.download}/download.json"
 
 if CONFIG.dataset.source == "karpathy" and KARPATHY.fetched:
@@ -47,6 +48,32 @@ if CONFIG.dataset.source == "karpathy":
         shell:
             "python -m grace dataset karpathy --json {params.json_file:q} --images {params.images:q} --name {params.name:q}"
             " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+
+elif CONFIG.dataset.source == "folder":
+
+    rule dataset:
+        input:
+            [FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else [],
+        output:
+            directory(f"{DATA}/dataset"),
+        log:
+            f"{LOGS}/dataset.log",
+        benchmark:
+            f"{TIMES}/dataset.tsv"
+        conda:
+            "../envs/infer.yaml"
+        threads: ALONE
+        resources:
+            mem_mb=4000,
+            gpu=GPU if FOLDER.captioner else 0,
+        params:
+            # the folder of photos is no input, as above: after a change of the photos run `snakemake -R dataset`
+            name=CONFIG.dataset.name,
+            settings=as_json(section=FOLDER),
+            stage_version=STAGES["dataset"],
+        shell:
+            "python -m grace dataset folder --name {params.name:q} --output {output:q} --settings {params.settings:q}"
+            " > {log:q} 2>&1"
 
 else:
 

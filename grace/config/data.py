@@ -68,10 +68,35 @@ class Karpathy(Section):
         return f"{self.data}/{self.download}/dataset_{self.download}.json", f"{self.data}/{self.download}/images"
 
 
+class Folder(Section):
+    """Any folder of images, with captions from a table, from text files beside them, or written by a model."""
+
+    images: str = Field("", description="the folder; images in folders below it count too")
+    captions: str = Field(
+        "",
+        description="a CSV, TSV or JSONL file with a row a caption, or sidecar: a text file beside every image with a line a caption, or empty: none",
+    )
+    file_column: str = Field(
+        "file", description="column of that table: path of the image inside the folder, or its name"
+    )
+    caption_column: str = Field("caption", description="column of that table: the caption; in JSONL it may be a list")
+    captioner: str = Field(
+        "",
+        description="who writes captions for images without any: a data set's results of this project ({output}/{name}, with tower/ and captioner/), or a captioning model of transformers by hub name or folder; empty: nobody",
+    )
+    captions_per_image: Positive = Field(3, description="captions that the captioner writes of an image, at most")
+    val_share: Share = Field(0.1, description="share of the images that are the val split")
+    test_share: float = Field(0.1, gt=0, lt=1, description="share of the images that are the test split: the gallery")
+    seed: Count = Field(0, description="seed of the split and of the captioner")
+    max_skipped: Share = Field(0.01, description="largest share of images that may be unusable and left out")
+
+
 class Dataset(Section):
     name: Name = Field("scenes", description="name of the data set: its results stand in {output}/{name}/")
-    source: Literal["scenes", "karpathy"] = Field(
-        "scenes", description="where it comes from: scenes (drawn) or karpathy (JSON + images)"
+    source: Literal["scenes", "karpathy", "folder"] = Field(
+        "scenes",
+        description="where it comes from: scenes (drawn), karpathy (JSON + images) or folder (your own images)",
     )
     scenes: Scenes = Scenes()
     karpathy: Karpathy = Karpathy()
+    folder: Folder = Folder()

@@ -81,6 +81,18 @@ def test_a_public_data_set_is_downloaded_unless_its_files_are_given(workflow):
     assert "download" not in plan and plan["dataset"] == 1
 
 
+def test_a_folder_of_photos(workflow):
+    (workflow.folder / "said.csv").write_text("file,caption\n")
+    given = {"images": "photos", "captions": "said.csv"}
+    overlay = workflow.overlay("mine", {"dataset": {"name": "mine", "source": "folder", "folder": given}})
+    done = workflow("-n", "-p", overlays=(overlay,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "python -m grace dataset folder --name mine" in done.stdout + done.stderr
+    (workflow.folder / "said.csv").unlink()
+    done = workflow("-n", overlays=(overlay,))
+    assert done.returncode != 0 and "said.csv" in done.stdout + done.stderr
+
+
 def test_several_processes_are_started_by_torchrun(workflow):
     overlay = workflow.overlay("processes", {"resources": {"processes": 2, "gpus": 2}})
     done = workflow("-n", "-p", overlays=(overlay,))
