@@ -1,11 +1,32 @@
-# Stages dataset and tokenizer.
+# Stages download, dataset and tokenizer.
 KARPATHY = CONFIG.dataset.karpathy
+FOLDER = CONFIG.dataset.folder
+RECEIPT = f"{KARPATHY.data}/{KARPATHY.download}/download.json"
+
+if CONFIG.dataset.source == "karpathy" and KARPATHY.fetched:
+
+    rule download:
+        output:
+            # The receipt alone: Snakemake deletes the outputs of a job before it starts and when it fails, and the data may
+            # have been placed by hand.
+            ensure(RECEIPT, non_empty=True),
+        log:
+            f"{LOGS}/download.log",
+        localrule: True
+        conda:
+            "../envs/infer.yaml"
+        params:
+            name=KARPATHY.download,
+            data=KARPATHY.data,
+        shell:
+            "python -m grace download {params.name:q} --data {params.data:q} > {log:q} 2>&1"
+
 
 if CONFIG.dataset.source == "karpathy":
 
     rule dataset:
         input:
-            json_file=KARPATHY.json_file,
+            RECEIPT if KARPATHY.fetched else KARPATHY.json_file,
         output:
             directory(f"{DATA}/dataset"),
         log:
@@ -19,13 +40,40 @@ if CONFIG.dataset.source == "karpathy":
             mem_mb=4000,
         params:
             # a folder of photos is no input: its time stamp says nothing about the photos
-            images=KARPATHY.images,
+            json_file=KARPATHY.paths[0],
+            images=KARPATHY.paths[1],
             name=CONFIG.dataset.name,
             settings=as_json(section=KARPATHY),
             stage_version=STAGES["dataset"],
         shell:
-            "python -m grace dataset karpathy --json {input.json_file:q} --images {params.images:q} --name {params.name:q}"
+            "python -m grace dataset karpathy --json {params.json_file:q} --images {params.images:q} --name {params.name:q}"
             " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+
+elif CONFIG.dataset.source == "folder":
+
+    rule dataset:
+        input:
+            [FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else [],
+        output:
+            directory(f"{DATA}/dataset"),
+        log:
+            f"{LOGS}/dataset.log",
+        benchmark:
+            f"{TIMES}/dataset.tsv"
+        conda:
+            "../envs/infer.yaml"
+        threads: ALONE
+        resources:
+            mem_mb=4000,
+            gpu=GPU if FOLDER.captioner else 0,
+        params:
+            # the folder of photos is no input, as above: after a change of the photos run `snakemake -R dataset`
+            name=CONFIG.dataset.name,
+            settings=as_json(section=FOLDER),
+            stage_version=STAGES["dataset"],
+        shell:
+            "python -m grace dataset folder --name {params.name:q} --output {output:q} --settings {params.settings:q}"
+            " > {log:q} 2>&1"
 
 else:
 

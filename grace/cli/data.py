@@ -1,4 +1,4 @@
-"""Commands from raw data to embeddings: dataset, tokenizer, tower, encode."""
+"""Commands from raw data to embeddings: download, dataset, tokenizer, tower, encode."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from typing import Annotated
 import typer
 
 from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed
-from grace.config import Flamingo, Karpathy, Scenes, Tower
+from grace.config import Flamingo, Folder, Karpathy, Scenes, Tower
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
 app = typer.Typer()
 app.add_typer(dataset_app, name="dataset")
+
+
+@app.command("download")
+def download_command(
+    dataset: Annotated[str, typer.Argument(help="flickr8k, flickr30k or coco")],
+    data: Annotated[Path, typer.Option(help="folder that holds the data sets")] = Path("data"),
+    sources: Annotated[Path | None, typer.Option(help="another table of sources than resources/sources.csv")] = None,
+) -> None:
+    """Fetch, verify and unpack a public data set; a download that was broken off is continued."""
+    from grace.download import SOURCES_FILE, download
+
+    for name, path in download(dataset=dataset, data=data, sources=sources or SOURCES_FILE).items():
+        print(f"{name}: {path}")
 
 
 @dataset_app.command("scenes")
@@ -42,6 +55,24 @@ def karpathy_command(
     source("karpathy")(
         json_file=json, images=images, output=output, settings=parse(Karpathy, given, "--restval"), name=name
     )
+
+
+@dataset_app.command("folder")
+def folder_command(
+    output: Output,
+    images: Annotated[str, typer.Option(help="the folder of images")] = "",
+    captions: Annotated[str, typer.Option(help="CSV, TSV or JSONL file, or sidecar")] = "",
+    captioner: Annotated[str, typer.Option(help="who writes captions for images without any")] = "",
+    settings: Settings = "{}",
+    name: str = "folder",
+) -> None:
+    """Read any folder of images; options are laid over the settings."""
+    from grace.config import parse
+    from grace.data import source
+
+    given = {"images": images, "captions": captions, "captioner": captioner}
+    merged = parsed(Folder, settings).model_dump() | {key: value for key, value in given.items() if value}
+    source("folder")(output=output, settings=parse(Folder, merged, "--settings"), name=name)
 
 
 @app.command("tokenizer")

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from grace.config.base import Count, Section, parse, parse_settings
-from grace.config.data import Dataset, Karpathy, Scenes
+from grace.config.data import Dataset, Folder, Karpathy, Scenes
 from grace.config.models import Flamingo, OpenClip, PretrainedLanguageModel, ScratchLanguageModel, ScratchTower, Tower
 from grace.config.results import Evaluate, Report, Resources, Retrieve
 from grace.config.training import Atomic, Captioner, Identifiers, PseudoQueries, SchemeTraining, Train, Training
@@ -27,6 +27,7 @@ __all__ = [
     "Dataset",
     "Evaluate",
     "Flamingo",
+    "Folder",
     "Identifiers",
     "Karpathy",
     "OpenClip",
@@ -82,8 +83,15 @@ class Config(Section):
             raise ValueError("schemes and seeds: each may stand only once")
         if not self.seeds:
             raise ValueError("seeds: name at least one seed")
-        if self.dataset.source == "karpathy" and not (self.dataset.karpathy.json_file and self.dataset.karpathy.images):
-            raise ValueError("dataset.karpathy: json_file and images must be set when dataset.source is karpathy")
+        given = self.dataset.karpathy
+        if self.dataset.source == "karpathy" and not given.fetched and not (given.json_file and given.images):
+            raise ValueError(
+                "dataset.karpathy: json_file and images must be set when dataset.source is karpathy, or download alone"
+            )
+        if self.dataset.source == "folder" and not self.dataset.folder.images:
+            raise ValueError("dataset.folder.images must be set when dataset.source is folder")
+        if self.dataset.folder.val_share + self.dataset.folder.test_share >= 1:
+            raise ValueError("dataset.folder: val_share and test_share leave nothing to train on; lower them")
         if self.tower.scratch.image_size % self.tower.scratch.patch_size:
             raise ValueError("tower.scratch: patch_size must divide image_size")
         if self.train.for_scheme("atomic").start_from == "atomic":

@@ -15,6 +15,7 @@ from grace.errors import GraceError, did_you_mean
 SOURCES: dict[str, str] = {
     "scenes": "pictures that the project draws itself, with captions",
     "karpathy": "a JSON file in Karpathy's format (Flickr8k, Flickr30k, COCO) and a folder of images",
+    "folder": "any folder of images, with captions from a table, from text files beside them, or from a model",
 }
 
 

@@ -1,12 +1,27 @@
-"""Decoding images: one rule for everybody.
+"""Images: which can be used, and what their pixels are. One rule for every data set, here and nowhere else.
 
-EXIF orientation is applied, everything becomes RGB (alpha over white), an animation gives its first frame.
+Pixels: EXIF orientation is applied; everything becomes RGB; transparency is laid over white; an animation or a file of
+several pages gives its first; 16-bit grey keeps its high byte; 32-bit and float grey is stretched from its least to its
+greatest value; CMYK and palettes are converted.
+
+Left out, each with its reason: `missing`, `empty` (no bytes), `not an image` (none of `FORMATS`, whatever its name says),
+`broken` (cut off or damaged), `too large` (over `MAX_PIXELS` pixels or `MAX_BYTES` bytes: it is not even decoded),
+`bad name` (no Unicode, or a path out of the folder).
+
+Part of `python -m grace dataset`, `encode`, `tower` and `report`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,34 +29,152 @@ from tqdm import tqdm
 
 from grace.errors import GraceError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 2 * 89_478_485
+"""Pillow's own limit against decompression bombs: 179 million pixels."""
+MAX_BYTES = 256 << 20
+
+# Pillow warns at half of MAX_PIXELS; large photographs are welcome, and the limit is checked here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class Unusable(Exception):
+    """An image that cannot be used: `reason` is one of those above, the text says more."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check_images` found of one file: sha256 (hex) of its bytes, or a reason and a detail."""
+
+    file: str
+    digest: str = ""
+    reason: str = ""
+    detail: str = ""
+
 
 def read_image(path: Path) -> Image.Image:
-    """One image as RGB."""
+    """One image as RGB; `GraceError` if it cannot be used."""
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(ground, image)
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise GraceError(f"image {path} does not exist; fetch it or take it out of the data set") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise GraceError(
-            f"image {path} cannot be decoded ({error}); replace it or take it out of the data set"
-        ) from None
+        return _rgb(_load(_content(path)))
+    except Unusable as why:
+        raise GraceError(f"image {path} {_say(why)}; replace it or take it out of the data set") from None
+
+
+def read_ahead(paths: Sequence[Path], threads: int | None = None) -> Iterator[Image.Image]:
+    """The images of `paths` in order, decoded in `threads` (of the processor) threads, only a few ahead of their use."""
+    threads = threads or min(8, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for path in paths:
+            waiting.append(pool.submit(read_image, path))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_images(paths: list[Path], size: int) -> np.ndarray:
-    """All images squashed to RGB bytes, uint8 [N, size, size, 3], decoded in two threads."""
-
-    def one(path: Path) -> np.ndarray:
-        image = read_image(path)
-        return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC))
-
+    """All images squashed to RGB bytes, uint8 [N, size, size, 3], decoded in parallel."""
     out = np.empty((len(paths), size, size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(2) as pool:
-        for row, image in enumerate(tqdm(pool.map(one, paths), total=len(paths), desc="images", disable=None)):
-            out[row] = image
+    for row, image in enumerate(tqdm(read_ahead(paths), total=len(paths), desc="images", disable=None)):
+        same = image.size == (size, size)
+        out[row] = np.asarray(image if same else image.resize((size, size), Image.Resampling.BICUBIC))
     return out
+
+
+def check_images(folder: Path, files: Iterable[str]) -> list[Verdict]:
+    """A verdict on every file, in order: can it be decoded to the end? In parallel, with a progress bar.
+
+    `files` are relative to `folder`. JPEGs are decoded at an eighth of their size, which reads all of their data in a
+    third of the time.
+    """
+    files = list(files)
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        found = pool.map(lambda file: _check(folder, file), files)
+        return list(tqdm(found, total=len(files), desc="check images", unit="image", disable=None))
+
+
+def _check(folder: Path, file: str) -> Verdict:
+    try:
+        if not _is_inside(file):
+            raise Unusable("bad name", "must be a Unicode path inside the folder of images")
+        content = _content(folder / file)
+        _load(content, draft=True)
+    except Unusable as why:
+        return Verdict(file, reason=why.reason, detail=_say(why))
+    return Verdict(file, digest=hashlib.sha256(content).hexdigest())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise Unusable("too large", f"has {size:,} bytes, {MAX_BYTES:,} are allowed")
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable("missing", "does not exist") from None
+    except (IsADirectoryError, PermissionError, OSError) as error:
+        raise Unusable("broken", f"cannot be read ({error.strerror})") from None
+    if not content:
+        raise Unusable("empty", "the file has no bytes")
+    return content
+
+
+def _load(content: bytes, draft: bool = False) -> Image.Image:
+    """Decode the first picture of a file to the end; `draft`: small, for a check only."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise Unusable("too large", f"{image.width} x {image.height} pixels, {MAX_PIXELS:,} are allowed")
+        if draft:
+            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()  # verify() does not notice a JPEG that was cut off
+    except UnidentifiedImageError:
+        raise Unusable("not an image", "cannot identify image file") from None
+    except Image.DecompressionBombError:
+        raise Unusable("too large", f"more than {MAX_PIXELS:,} pixels") from None
+    except Unusable:
+        raise
+    except Exception as error:  # Pillow raises SyntaxError, OSError, struct.error and more for broken files
+        raise Unusable("broken", (str(error).splitlines() or [type(error).__name__])[0]) from None
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_stretched(np.asarray(image).astype(np.float64)))
+    return image.convert("RGB")
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Grey of any range [H, W] to bytes, from the least to the greatest finite value; one value alone becomes black."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low or 1.0)
+    return (255 * scaled).round().astype(np.uint8)
+
+
+def _say(why: Unusable) -> str:
+    if why.reason in ("missing", "bad name", "too large"):
+        return str(why)
+    return f"cannot be read as {', '.join(FORMATS)} ({why})"
+
+
+def _is_inside(file: str) -> bool:
+    try:
+        file.encode("utf-8")
+    except UnicodeEncodeError:  # a file name of other bytes, or a lone surrogate of a JSON file
+        return False
+    path = PurePosixPath(file)
+    return "\0" not in file and not path.is_absolute() and ".." not in path.parts

@@ -1,36 +1,39 @@
 """Data sets in Karpathy's JSON format (Flickr8k, Flickr30k, COCO) with a folder of images.
 
-Reads the JSON file and the header of every image that is kept; writes the tables of `grace.data.tables`, which point to
-the images where they are. Command:
+Reads the JSON file and every image that is kept; writes the tables of `grace.data.tables`, which point to the images where
+they are, and `skipped.parquet` (`grace.data.skipped`). Command:
 
     python -m grace dataset karpathy --json dataset_flickr30k.json --images flickr30k-images --output DIR
 
 Rules: image id = `cocoid` where the image has one, else `imgid`; caption id = `sentid`. An image with a `filepath`
 (COCO) is looked for at images/filepath/filename, then at images/filename. Text is the caption's `raw` with the white
 space at both ends removed, and every stretch of white space that holds a line break, tab or other control character
-made one blank; nothing else is altered.
+made one blank; nothing else is altered. A missing image is an error; one that cannot be decoded (`grace.data.images`) is
+left out with its captions, up to `max_skipped` of all. Images of one content stay: the split is a published one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from grace.config import Karpathy
+from grace.data.duplicates import duplicate_summary
+from grace.data.images import check_images
+from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import SPLITS, write_dataset
+from grace.download.sources import sources_of
 from grace.errors import GraceError, did_you_mean
 from grace.files import need, read_json, replacing_folder
 
 LICENSE = "that of the source's images and captions; see where you got them"
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FOLD = 1000
+"""Test images of one fold of COCO 1K."""
 _CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029][\s\x00-\x1f\x7f-\x9f]*")
 
 
@@ -51,29 +54,25 @@ def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy,
     where = f"Karpathy JSON file {json_file}"
     document = read_json(json_file, "Karpathy JSON file")
     image_table, caption_table = parse_karpathy(document, where, settings.restval)
-    image_table = _keep(image_table, settings)
+    del document  # COCO's is a gigabyte of objects
+    image_table = _keep(_fold(image_table, settings.fold, where), settings)
+    image_table = image_table.assign(file=_find(images, image_table))
+    image_table, skipped = _readable(images, image_table, settings.max_skipped)
     caption_table = caption_table[caption_table["image_id"].isin(image_table["image_id"])]
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=8) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large photographs are welcome
-        find = [
-            (images, path, file) for path, file in zip(image_table["filepath"], image_table["filename"], strict=True)
-        ]
-        found = list(pool.map(lambda arguments: _find(*arguments), find))
-    problems = [item for item in found if isinstance(item, GraceError)]
-    if problems:
-        more = f" (and {len(problems) - 1} more such images)" if len(problems) > 1 else ""
-        raise GraceError(f"{problems[0]}{more}")
-    image_table = image_table.assign(file=found)
     summary = {
         "name": name,
         "source": "karpathy",
         "images_dir": str(images),
-        "license": LICENSE,
+        **_rights(settings),
         "restval": settings.restval,
         "json_file": json_file.name,
+        "fold": settings.fold,
+        "skipped": len(skipped),
+        "duplicates": duplicate_summary(image_table["image_id"], image_table["split"], image_table["digest"]),
     }
     with replacing_folder(output, "dataset") as folder:
         write_dataset(folder, image_table, caption_table, summary)
+        write_skipped(folder, skipped)
 
 
 def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -152,22 +151,67 @@ def _keep(images: pd.DataFrame, settings: Karpathy) -> pd.DataFrame:
     return images.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
 
 
-def _find(folder: Path, filepath: str, filename: str) -> str | GraceError:
-    """Return the path of an image inside `folder`, or the error that says why it cannot be used."""
-    candidates = [os.path.join(filepath, filename), filename] if filepath else [filename]
-    for file in candidates:
-        if "\0" in file or ".." in Path(file).parts or Path(file).is_absolute():
-            return GraceError(f"image file {file!r} must be a path inside the folder of images")
-    file = next((file for file in candidates if (folder / file).is_file()), None)
-    if file is None:
-        return GraceError(f"image {candidates[0]} is missing in {folder}; fetch it or remove it from the JSON file")
+def _fold(images: pd.DataFrame, fold: int, where: str) -> pd.DataFrame:
+    """All images, or of the test images only the `fold`-th thousand in the file's order (COCO 1K)."""
+    if not fold:
+        return images
+    test = np.flatnonzero((images["split"] == "test").to_numpy())
+    if len(test) < fold * FOLD:
+        raise GraceError(
+            f"{where}: fold {fold} needs {fold * FOLD:,} test images, there are {len(test):,}; set fold to 0"
+        )
+    others = np.flatnonzero((images["split"] != "test").to_numpy())
+    kept = np.sort(np.concatenate([others, test[(fold - 1) * FOLD : fold * FOLD]]))
+    return images.iloc[kept].reset_index(drop=True)
+
+
+def _find(folder: Path, images: pd.DataFrame) -> list[str]:
+    """The paths of the images inside `folder`; a `GraceError` names the first that is missing or leads out of it."""
+    found, missing = [], []
+    for filepath, filename in zip(images["filepath"], images["filename"], strict=True):
+        candidates = [os.path.join(filepath, filename), filename] if filepath else [filename]
+        for file in candidates:
+            if "\0" in file or ".." in Path(file).parts or Path(file).is_absolute():
+                raise GraceError(f"image file {file!r} must be a path inside the folder of images")
+        file = next((file for file in candidates if _is_file(folder, file)), None)
+        (missing if file is None else found).append(candidates[0] if file is None else file)
+    if missing:
+        more = f" (and {len(missing) - 1} more such images)" if len(missing) > 1 else ""
+        raise GraceError(f"image {missing[0]} is missing in {folder}; fetch it or remove it from the JSON file{more}")
+    return found
+
+
+def _is_file(folder: Path, file: str) -> bool:
     try:
-        with Image.open(folder / file, formats=FORMATS) as image:
-            image.load()  # verify() does not notice a JPEG that was cut off
-    except Exception as error:  # Pillow raises SyntaxError, OSError, struct.error and more for broken files
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return GraceError(f"image {folder / file} cannot be read as {', '.join(FORMATS)} ({said}); fetch it again")
-    return file
+        return (folder / file).is_file()
+    except (OSError, UnicodeEncodeError):  # a name that no file system holds: too long, or a lone surrogate
+        return False
+
+
+def _readable(folder: Path, images: pd.DataFrame, largest_share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images that can be decoded, with the column digest, and the table of those that cannot."""
+    verdicts = check_images(folder, images["file"])
+    rows = [
+        (image, verdict.file, verdict.reason, verdict.detail)
+        for image, verdict in zip(images["image_id"], verdicts, strict=True)
+        if verdict.reason
+    ]
+    skipped = skipped_table(rows)
+    check_bound(skipped, len(images), largest_share, "dataset.karpathy.max_skipped", str(folder), "fetch it again")
+    images = images.assign(digest=[verdict.digest for verdict in verdicts])
+    return images[~images["image_id"].isin(skipped["image_id"])].reset_index(drop=True), skipped
+
+
+def _rights(settings: Karpathy) -> dict[str, str]:
+    """Licence and terms: of the table of sources for what `download` fetches, else unknown to us."""
+    if not settings.download:
+        return {"license": LICENSE}
+    rows = sources_of(settings.download)
+    return {
+        "license": "; ".join(dict.fromkeys(row.licence for row in rows)),
+        "terms": " ".join(dict.fromkeys(row.terms for row in rows)),
+        "address": " ".join(dict.fromkeys(row.urls[0] if row.urls else row.form for row in rows)),
+    }
 
 
 def _get(mapping: Any, key: str, kind: type, where: str) -> Any:

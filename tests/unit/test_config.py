@@ -55,6 +55,23 @@ def test_flickr30k_is_the_papers_setting():
     assert config.flamingo.cross_attention_every == 1 and config.retrieve.beams == 10
 
 
+@pytest.mark.parametrize("name", ["flickr8k", "coco"])
+def test_the_public_data_sets_differ_from_flickr30k_in_their_data_only(name):
+    config, other = (parse(Config, merged(ROOT / "config" / f"{file}.yaml"), file) for file in (name, "flickr30k"))
+    same = {"dataset": other.dataset, "output": other.output}
+    assert config.dataset.karpathy.fetched and config.dataset.karpathy.download == config.dataset.name == name
+    assert config.model_copy(update=same) == other and config.output != other.output
+
+
+def test_the_folds_of_coco_1k():
+    for fold in range(1, 6):
+        config = parse(
+            Config, merged(*(ROOT / "config" / f"{file}.yaml" for file in ("coco", f"coco_1k_fold{fold}"))), ""
+        )
+        assert (config.dataset.karpathy.fold, config.dataset.karpathy.restval) == (fold, "drop")
+        assert config.output.endswith(f"fold{fold}") and config.dataset.name.endswith(f"fold{fold}")
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -8,11 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from grace.config import Karpathy
-from grace.data.karpathy import harmless, karpathy, parse_karpathy
+from grace.data.karpathy import _fold, harmless, karpathy, parse_karpathy
+from grace.data.skipped import read_skipped
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
 
@@ -202,6 +204,41 @@ def test_an_error_keeps_the_output_of_before(folder: Path):
     with pytest.raises(GraceError):
         run(folder, "{")
     assert {path: path.read_bytes() for path in (folder / "output").iterdir()} == before
+
+
+def test_an_unreadable_image_is_left_out_within_the_bound(folder: Path):
+    (folder / "images/1.png").write_bytes(b"")
+    data = run(folder, document(), max_skipped=0.2)
+    assert data.images["image_id"].tolist() == ["0", "2", "3", "4", "5"]
+    assert not data.captions["image_id"].eq("1").any() and data.summary["skipped"] == 1
+    skipped = read_skipped(folder / "output")
+    assert skipped[["image_id", "file", "reason"]].to_numpy().tolist() == [["1", "1.png", "empty"]]
+    with pytest.raises(GraceError, match=r"1\.png cannot be read.*dataset\.karpathy\.max_skipped is 0\.1"):
+        run(folder, document(), max_skipped=0.1)
+    (folder / "images/2.png").unlink()  # a missing image is not a bad one: the data are not all there
+    with pytest.raises(GraceError, match=r"2\.png is missing"):
+        run(folder, document(), max_skipped=0.9)
+
+
+def test_images_of_one_content_stay_and_are_counted(folder: Path):
+    (folder / "images/4.png").write_bytes((folder / "images/1.png").read_bytes())  # test and train
+    (folder / "images/3.png").write_bytes((folder / "images/2.png").read_bytes())  # train and train
+    data = run(folder, document())
+    assert len(data.images) == 6 and data.summary["skipped"] == 0
+    assert data.summary["duplicates"] == {"identical_files": 2, "across_splits": 1, "pairs": [["1", "4"]]}
+
+
+def test_the_five_folds_of_coco_1k_are_the_test_images_in_order():
+    images = pd.DataFrame(
+        {"image_id": [str(row) for row in range(5010)], "split": ["val", "test"] * 10 + ["test"] * 4990}
+    )
+    test = images[images["split"] == "test"]["image_id"].tolist()
+    folds = [_fold(images, fold, "here") for fold in range(1, 6)]
+    assert pd.concat(folds).query("split == 'test'")["image_id"].tolist() == test[:5000]
+    assert all((fold["split"] == "val").sum() == 10 and len(fold) == 1010 for fold in folds)
+    assert _fold(images, 0, "here") is images
+    with pytest.raises(GraceError, match=r"fold 5 needs 5,000 test images, there are 4,994"):
+        _fold(images.iloc[12:], 5, "here")
 
 
 def test_missing_inputs_and_dangerous_output(folder: Path):

@@ -63,6 +63,36 @@ def test_a_karpathy_data_set(workflow):
     assert "results/photos/atomic/seed0/run.trec" in said
 
 
+def test_a_public_data_set_is_downloaded_unless_its_files_are_given(workflow):
+    """With a receipt, or with files given by path, there is nothing to fetch."""
+    dataset = {"name": "coco", "source": "karpathy", "karpathy": {"download": "coco", "data": "here"}}
+    overlay = workflow.overlay("coco", {"dataset": dataset})
+    done = workflow("-n", "-p", overlays=(overlay,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert "python -m grace download coco --data here" in said
+    assert "python -m grace dataset karpathy --json here/coco/dataset_coco.json --images here/coco/images" in said
+    (workflow.folder / "photos.json").write_text("{}")
+    given = workflow.overlay("given", {"dataset": {"karpathy": {"json_file": "photos.json", "images": "photos"}}})
+    assert "download" not in workflow.planned(overlays=(overlay, given))
+    (workflow.folder / "here/coco").mkdir(parents=True)
+    (workflow.folder / "here/coco/download.json").write_text("{}")
+    plan = workflow.planned(overlays=(overlay,))
+    assert "download" not in plan and plan["dataset"] == 1
+
+
+def test_a_folder_of_photos(workflow):
+    (workflow.folder / "said.csv").write_text("file,caption\n")
+    given = {"images": "photos", "captions": "said.csv"}
+    overlay = workflow.overlay("mine", {"dataset": {"name": "mine", "source": "folder", "folder": given}})
+    done = workflow("-n", "-p", overlays=(overlay,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "python -m grace dataset folder --name mine" in done.stdout + done.stderr
+    (workflow.folder / "said.csv").unlink()
+    done = workflow("-n", overlays=(overlay,))
+    assert done.returncode != 0 and "said.csv" in done.stdout + done.stderr
+
+
 def test_several_processes_are_started_by_torchrun(workflow):
     overlay = workflow.overlay("processes", {"resources": {"processes": 2, "gpus": 2}})
     done = workflow("-n", "-p", overlays=(overlay,))
@@ -76,6 +106,7 @@ def test_several_processes_are_started_by_torchrun(workflow):
     [
         ({"retrieve": {"beam": 3}}, "unknown key 'retrieve.beam'; did you mean 'beams'?"),
         ({"schemes": ["atomik"]}, "schemes.0: Input should be"),
+        ({"dataset": {"karpathy": {"download": "coca"}}}, "did you mean 'coco'?"),
         ({"train": {"steps": "many"}}, "train.steps: Input should be a valid integer"),
     ],
 )

@@ -1,0 +1,49 @@
+"""The images that a data set leaves out: a table, a bound, and words.
+
+Writes `skipped.parquet` into the dataset folder (image_id, file, reason, detail), which the report shows. Part of
+`python -m grace dataset`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from grace.errors import GraceError
+from grace.files import read_table, write_table
+
+SKIPPED_FILE = "skipped.parquet"
+COLUMNS = ["image_id", "file", "reason", "detail"]
+HARMLESS = ("duplicate",)
+"""Reasons that lose nothing: the same picture stays under another name, with all captions."""
+
+
+def skipped_table(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
+    """Rows (image_id, file, reason, detail) as a table of texts."""
+    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+
+
+def check_bound(skipped: pd.DataFrame, images: int, largest_share: float, key: str, where: str, hint: str) -> None:
+    """Raise a `GraceError` if more than `largest_share` of `images` images are lost; `key` is the setting that says so."""
+    lost = skipped[~skipped["reason"].isin(HARMLESS)]
+    if len(lost) <= largest_share * images:
+        return
+    first = lost.iloc[0]
+    counts = ", ".join(f"{count} {reason}" for reason, count in lost["reason"].value_counts().items())
+    more = f" (and {len(lost) - 1} more such images: {counts})" if len(lost) > 1 else ""
+    share = len(lost) / max(images, 1)
+    raise GraceError(
+        f"image {where}/{first['file']} {first['detail']}{more}; {hint}; {key} is {largest_share:g}, a share of {share:.3f} "
+        "would be left out"
+    )
+
+
+def write_skipped(folder: Path, skipped: pd.DataFrame) -> None:
+    write_table(folder / SKIPPED_FILE, skipped[COLUMNS])
+
+
+def read_skipped(folder: Path) -> pd.DataFrame | None:
+    """The table of a dataset folder, or None where the data set checks no images (it draws them itself)."""
+    path = folder / SKIPPED_FILE
+    return read_table(path, "table of skipped images", COLUMNS) if path.exists() else None

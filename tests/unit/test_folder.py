@@ -1,0 +1,230 @@
+"""The data set `folder`: thirty photos in ten formats and faults, by the README's words, and captions of every form."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from grace.config import Config, Folder, parse
+from grace.data.folder import folder, image_files
+from grace.data.skipped import read_skipped
+from grace.data.tables import load_dataset
+from grace.errors import GraceError
+from tests.unit.photos import make_photos, picture
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def readme(language: str) -> list[str]:
+    """The blocks of one language in the README's section on one's own photos."""
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Your own photos") : text.index("### A JSON file")]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+def write_captions(photos: Path, but_not: tuple[str, ...] = ("speechless.png",)) -> dict[str, list[str]]:
+    """captions.csv with the README's columns, two captions a photo."""
+    header = readme("csv")[0].splitlines()[0].split(",")
+    said = {
+        file: [f'A "photo", number {number} # id', f"Ünïcode — {file}, seen"]
+        for number, file in enumerate(image_files(photos))
+        if file not in but_not
+    }
+    with open(photos / "captions.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(header)
+        table.writerows((name, caption) for name, captions in said.items() for caption in captions)
+    return said
+
+
+def make(root: Path, **settings):
+    folder(output=root / "out", settings=Folder(images=str(root / "photos"), **settings), name="mine")
+    return load_dataset(root / "out")
+
+
+@pytest.fixture
+def few(tmp_path):
+    """Ten small photos without captions."""
+    (tmp_path / "photos").mkdir()
+    for number in range(10):
+        picture(number).save(tmp_path / f"photos/{number}.png")
+    return tmp_path
+
+
+def test_thirty_photos_by_the_words_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    faults = make_photos(tmp_path / "photos")
+    assert len(image_files(tmp_path / "photos")) == 30
+    said = write_captions(tmp_path / "photos")
+    config = parse(Config, yaml.safe_load(readme("yaml")[0]), "README")
+    assert config.dataset.source == "folder"
+    output = Path(config.output) / config.dataset.name / "dataset"
+    with pytest.raises(
+        GraceError, match=r"max_skipped.* mend it|mend it, or take it out; dataset\.folder\.max_skipped"
+    ):
+        folder(output=output, settings=config.dataset.folder, name=config.dataset.name)
+    assert not output.exists()
+    folder(output=output, settings=config.dataset.folder.model_copy(update={"max_skipped": 0.2}), name="photos")
+    data, skipped = load_dataset(output), read_skipped(output)
+    assert dict(zip(skipped["file"], skipped["reason"], strict=True)) == faults
+    assert (output / "skipped.parquet").is_file() and "skipped.parquet" in (ROOT / "README.md").read_text()
+    assert {split: count["images"] for split, count in data.summary["counts"].items()} == {
+        "train": 20,
+        "val": 2,
+        "test": 2,
+    }
+    for file in data.images["file"]:
+        with Image.open(data.image_path(file)) as image:
+            assert image.format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+    texts = data.captions.groupby("image_id")["text"].agg(list)
+    assert texts["plain%202.jpg"] == said["plain 2.jpg"] + said["zz copy.jpg"]
+    assert texts["ångström%2050%25.png"] == said["ångström 50%.png"]
+    assert texts["trip/turned8.jpeg"] == said["trip/turned8.jpeg"]
+
+
+def test_the_same_seed_gives_the_same_split(few):
+    captions = pd.DataFrame({"file": [f"{number}.png" for number in range(10)], "caption": "a photo"})
+    captions.to_csv(few / "c.csv", index=False)
+    one, same, other = (
+        make(few, captions=str(few / "c.csv"), seed=seed, test_share=0.4, val_share=0.2).images for seed in (0, 0, 1)
+    )
+    assert one.equals(same) and not one.equals(other)
+    assert one["split"].value_counts().to_dict() == {"train": 4, "test": 4, "val": 2}
+    assert make(few, captions=str(few / "c.csv"), test_share=0.01, val_share=0).summary["counts"]["test"]["images"] == 1
+
+
+ROWS = [("0.png", 'say "cheese", id # 5'), ("0.png", "Ünïcode — dash"), ("./1.png", "  two\twords  \n"), ("2.png", "c")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "list.jsonl"])
+def test_tables_of_captions(few, kind):
+    path = few / f"c.{kind}"
+    rest = [(f"{number}.png", f"photo {number}") for number in range(3, 10)]
+    if kind == "csv":
+        with open(path, "w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file).writerows([("file", "caption"), *ROWS, *rest])
+    elif kind == "tsv":
+        lines = [f"{name}\t{' '.join(caption.split())}" for name, caption in ROWS + rest]
+        path.write_text("\n".join(["file\tcaption", *lines]), encoding="utf-8")
+    elif kind == "jsonl":
+        records = [json.dumps({"file": name, "caption": caption, "extra": 1}) for name, caption in ROWS + rest]
+        path.write_text("\n\n".join(records), encoding="utf-8")
+    else:
+        several: dict[str, list[str]] = {}
+        for name, caption in ROWS + rest:
+            several.setdefault(name, []).append(caption)
+        path.write_text("\n".join(json.dumps({"file": k, "caption": v}) for k, v in several.items()), encoding="utf-8")
+    texts = make(few, captions=str(path)).captions.groupby("image_id")["text"].agg(list)
+    assert texts["0.png"] == [ROWS[0][1], ROWS[1][1]]
+    assert texts["1.png"] == ["two words"] and texts["2.png"] == ["c"] and len(texts) == 10
+
+
+def test_other_columns_and_base_names(few):
+    (few / "photos/below").mkdir()
+    picture(20).save(few / "photos/below/x.png")
+    rows = [{"image": f"{number}.png", "text": "a"} for number in range(10)] + [{"image": "x.png", "text": "b"}]
+    pd.DataFrame(rows).to_csv(few / "c.csv", index=False)
+    data = make(few, captions=str(few / "c.csv"), file_column="image", caption_column="text")
+    assert "below/x.png" in data.images["file"].tolist()
+    with pytest.raises(GraceError, match=r"line 2: there is no column 'file'.*dataset\.folder\.file_column says which"):
+        make(few, captions=str(few / "c.csv"))
+    picture(21).save(few / "photos/x.png")
+    (few / "photos/more").mkdir()
+    (few / "photos/x.png").rename(few / "photos/more/x.png")
+    with pytest.raises(GraceError, match=r"'x\.png' may be below/x\.png or more/x\.png"):
+        make(few, captions=str(few / "c.csv"), file_column="image", caption_column="text")
+
+
+def test_sidecars(few):
+    for number in range(10):
+        name = f"{number}.txt" if number % 2 else f"{number}.png.txt"
+        (few / "photos" / name).write_bytes(f"\ufefffirst {number}\r\n\r\n  second\u2028# id \n".encode())
+    texts = make(few, captions="sidecar").captions.groupby("image_id")["text"].agg(list)
+    assert all(texts[f"{number}.png"] == [f"first {number}", "second # id"] for number in range(10))
+    (few / "photos/3.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(GraceError, match=r"3\.txt are not UTF-8"):
+        make(few, captions="sidecar")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.csv", "", "is empty; its first line"),
+        ("c.csv", "file,caption\n0.png,a,b\n", "line 2: 2 fields are expected; quote"),
+        ("c.csv", "file,caption\n0.png\n", "line 2: 2 fields"),
+        ("c.csv", 'file,caption\n0.png,"a', "is not a readable table"),
+        ("c.csv", "file,capton\n0.png,a\n", "no column 'caption'; did you mean 'capton'"),
+        ("c.csv", b"file,caption\n0.png,\xff\n", "is not UTF-8 text"),
+        ("c.csv", "file,caption\n ,a\n", "must be the path of an image"),
+        ("c.jsonl", '{"file": "0.png", "caption": 3}', "line 1: 'caption' must be a text, not 3"),
+        ("c.jsonl", '{"file": ["0.png"], "caption": "a"}', "must be the path of an image"),
+        ("c.jsonl", '{"file": "0.png"', "line 1 is not valid JSON"),
+        ("c.jsonl", "[" * 100_000, "nested too deeply"),
+        ("c.jsonl", "[1]", "line 1 must be an object"),
+        ("c.txt", "", "must end in .csv, .tsv or .jsonl"),
+    ],
+)
+def test_a_wrong_table_is_one_clear_line(few, name, content, said):
+    (few / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(GraceError, match=said) as caught:
+        make(few, captions=str(few / name))
+    assert "\n" not in str(caught.value) and not (few / "out").exists()
+
+
+def test_captions_of_images_that_are_not_there_are_counted(few):
+    rows = [f"{number}.png,a photo" for number in range(10)]
+    (few / "c.csv").write_text("\n".join(["file,caption", *rows, "gone.png,b", "gone.png,c"]))
+    with pytest.raises(GraceError, match=r"gone\.png has captions, but is not in the folder"):
+        make(few, captions=str(few / "c.csv"))
+    make(few, captions=str(few / "c.csv"), max_skipped=0.1)
+    assert read_skipped(few / "out")[["file", "reason"]].to_numpy().tolist() == [["gone.png", "missing"]]
+
+
+def test_no_captions_and_nobody_to_write_them(few):
+    for captions in ("", "sidecar"):
+        with pytest.raises(GraceError, match=r"captioner in dataset\.folder\.captioner") as caught:
+            make(few, captions=captions, max_skipped=0.9)
+        assert "\n" not in str(caught.value)
+    assert not (few / "out").exists()
+
+
+def test_a_captioner_writes_what_is_missing(few, monkeypatch):
+    from grace.data import captioning
+
+    (few / "photos/0.txt").write_text("by a person")
+    monkeypatch.setattr(
+        captioning, "_hub_captioner", lambda settings: lambda images: [["x ", "x", "", "y", "z", "w"]] * len(images)
+    )
+    data = make(few, captions="sidecar", captioner="some/model")
+    texts = data.captions.groupby("image_id")["text"].agg(list)
+    assert texts["0.png"] == ["by a person"] and texts["1.png"] == ["x", "y", "z"]
+    assert data.summary["captioner"] == "some/model" and data.summary["captioned_images"] == 9
+
+
+def test_wrong_folders(few):
+    with pytest.raises(GraceError, match="holds no image"):
+        (few / "none").mkdir()
+        folder(output=few / "out", settings=Folder(images=str(few / "none")), name="x")
+    with pytest.raises(GraceError, match="folder of images is missing"):
+        folder(output=few / "out", settings=Folder(images=str(few / "nowhere")), name="x")
+    with pytest.raises(GraceError, match="is not a folder"):
+        folder(output=few / "out", settings=Folder(images=str(few / "photos/1.png")), name="x")
+    with pytest.raises(GraceError, match="holds files that this command did not make"):
+        folder(output=few, settings=Folder(images=str(few / "photos")), name="x")
+    assert len(list((few / "photos").iterdir())) == 10
+
+
+def test_names_that_are_no_unicode(few):
+    with open(bytes(few / "photos") + b"/\xff.png", "wb") as file:
+        file.write((few / "photos/1.png").read_bytes())
+    for number in range(10):
+        (few / f"photos/{number}.txt").write_text("a photo")
+    make(few, captions="sidecar", max_skipped=0.5)
+    assert read_skipped(few / "out")["reason"].tolist() == ["bad name"]
