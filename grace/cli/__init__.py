@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from typing import Any
 
 import typer
 
-from grace.cli import configuration, data, models, results
+from grace.cli import configuration, data, models, records, results
 from grace.errors import GraceError
+from grace.secrets import masked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
 )
-for room in (data, models, results, configuration):
+for room in (data, models, results, configuration, records):
     app.add_typer(room.app)
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
@@ -44,10 +46,11 @@ MACHINE_ERRORS = {
 
 def main() -> None:
     """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
+    sys.excepthook = _masked_traceback
     try:
         app(standalone_mode=False)
     except GraceError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {masked(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
@@ -61,3 +64,8 @@ def main() -> None:
         said = error.format_message()
         print(said if said.lstrip().startswith("Usage:") else f"error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _masked_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A defect's traceback, as Python prints it, without the tokens that a message may quote."""
+    print(masked("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

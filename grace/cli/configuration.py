@@ -18,8 +18,11 @@ def resolve_command(output: OutputFile, settings: Settings) -> None:
     """Write the whole configuration, defaults filled in, as JSON (for the report)."""
     from grace.config import Config
     from grace.files import write_json
+    from grace.sidecars.recording import recorded
 
-    write_json(output, parsed(Config, settings).model_dump())
+    given = parsed(Config, settings)
+    with recorded("resolve", reads={}, writes=[output], settings={}):
+        write_json(output, given.model_dump())
 
 
 @app.command("config")
