@@ -11,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from grace.config import Config
 from grace.config import parse as parse_config
+from grace.ending import last_line
 from grace.errors import GraceError
 from grace.schemes import SCHEMES
 from grace.stages import STAGES
@@ -37,6 +38,9 @@ SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes fo
 THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
+MEMORY = CONFIG.resources.memory_mb
+# closes the log of a stage that failed with the reason, and fails as the stage did
+ended = "python -m grace ended $?"
 LAUNCH = (
     "python -m grace"
     if CONFIG.resources.processes == 1
@@ -59,6 +63,24 @@ def as_json(**sections):
 def part(section, *names):
     """One line of JSON: only these keys of a section, for a stage that reads no others."""
     return json.dumps(section.model_dump(mode="json", include=set(names)), sort_keys=True)
+
+
+def memory(mb):
+    """What a job asks of a scheduler, MB: as much more with every further attempt, after a kill for memory.
+
+    A stage that was asked to end (scancel, out of time) is not submitted again: it said so in its log.
+    """
+
+    def ask(wildcards, attempt, rulename):
+        for log in workflow.get_rule(rulename).log if attempt > 1 else []:
+            log = str(log).format(**wildcards)
+            if last_line(log).startswith("ended: SIGTERM"):
+                raise WorkflowError(
+                    f"{rulename} was cancelled and is not submitted again; {log} ends: {last_line(log)}"
+                )
+        return attempt * mb
+
+    return ask
 
 
 def start_from(wildcards):

@@ -16,7 +16,7 @@ if CONFIG.dataset.source == "karpathy":
             "../envs/infer.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=memory(4000),
         params:
             # a folder of photos is no input: its time stamp says nothing about the photos
             images=KARPATHY.images,
@@ -25,7 +25,7 @@ if CONFIG.dataset.source == "karpathy":
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset karpathy --json {input.json_file:q} --images {params.images:q} --name {params.name:q}"
-            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
 
 else:
 
@@ -40,14 +40,14 @@ else:
             "../envs/infer.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
+            mem_mb=memory(2000),
         params:
             name=CONFIG.dataset.name,
             settings=as_json(section=CONFIG.dataset.scenes),
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset scenes --name {params.name:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1"
+            " > {log:q} 2>&1 || {ended} {log:q}"
 
 
 rule tokenizer:
@@ -63,10 +63,10 @@ rule tokenizer:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         settings=as_json(section=CONFIG.flamingo),
         stage_version=STAGES["tokenizer"],
     shell:
         "python -m grace tokenizer --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
-        " > {log:q} 2>&1"
+        " > {log:q} 2>&1 || {ended} {log:q}"

@@ -12,7 +12,8 @@ from typing import Any
 
 import typer
 
-from grace.cli import configuration, data, models, records, results
+from grace.cli import configuration, data, ended, models, records, results
+from grace.ending import end_on_request
 from grace.errors import GraceError
 from grace.secrets import masked
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
 )
-for room in (data, models, results, configuration, records):
+for room in (data, models, results, configuration, records, ended):
     app.add_typer(room.app)
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
@@ -47,8 +48,9 @@ MACHINE_ERRORS = {
 def main() -> None:
     """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
     sys.excepthook = _masked_traceback
+    end_on_request()
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))
     except GraceError as error:
         print(f"error: {masked(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
