@@ -44,6 +44,7 @@ def environment() -> dict[str, Any]:
         "name": _conda_name(prefix) if kind == "conda" else None,
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
 
 

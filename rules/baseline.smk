@@ -23,4 +23,4 @@ rule baseline:
         stage_version=STAGES["baseline"],
     shell:
         "python -m grace baseline --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
-        " --output {params.folder:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+        " --output {params.folder:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

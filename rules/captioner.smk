@@ -25,7 +25,7 @@ rule captioner:
     shell:
         "{params.launch} captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
         " --embeddings {input.embeddings:q} --output {output:q} --state {params.state:q} --settings {params.settings:q}"
-        " > {log:q} 2>&1 || {ended} {log:q}"
+        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 if CONFIG.pseudo_queries.source == "captioner":
@@ -52,7 +52,7 @@ if CONFIG.pseudo_queries.source == "captioner":
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
-            " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+            " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 
@@ -76,4 +76,4 @@ else:
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1 || {ended} {log:q}"
+            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

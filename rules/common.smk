@@ -23,9 +23,9 @@ except GraceError as error:
 validate(config, "../config/schema.json", set_default=False)
 
 # Jobs import the package from the repository, whatever the working directory is. Without GPUs in the configuration a job
-# sees none.
+# sees none. A stage ends when the Snakemake that started it is gone (grace/ending.py).
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    f"set -euo pipefail; export GRACE_WORKFLOW=$PPID PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
     + ("export CUDA_VISIBLE_DEVICES=; " if CONFIG.resources.gpus == 0 else "")
 )
 
@@ -39,8 +39,6 @@ THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
 MEMORY = CONFIG.resources.memory_mb
-# closes the log of a stage that failed with the reason, and fails as the stage did
-ended = "python -m grace ended $?"
 LAUNCH = (
     "python -m grace"
     if CONFIG.resources.processes == 1

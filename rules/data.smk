@@ -25,7 +25,7 @@ if CONFIG.dataset.source == "karpathy":
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset karpathy --json {input.json_file:q} --images {params.images:q} --name {params.name:q}"
-            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 
@@ -47,7 +47,7 @@ else:
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset scenes --name {params.name:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1 || {ended} {log:q}"
+            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule tokenizer:
@@ -69,4 +69,4 @@ rule tokenizer:
         stage_version=STAGES["tokenizer"],
     shell:
         "python -m grace tokenizer --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
-        " > {log:q} 2>&1 || {ended} {log:q}"
+        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

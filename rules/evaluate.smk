@@ -22,7 +22,7 @@ rule evaluate:
         stage_version=STAGES["evaluate"],
     shell:
         "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
-        " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+        " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule metrics:
@@ -42,4 +42,4 @@ rule metrics:
     params:
         stage_version=STAGES["metrics"],
     shell:
-        "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1 || {ended} {log:q}"
+        "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -22,7 +22,7 @@ rule identifiers:
     shell:
         "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
-        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule trie:
@@ -44,4 +44,4 @@ rule trie:
         stage_version=STAGES["trie"],
     shell:
         "python -m grace trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}"
-        " > {log:q} 2>&1 || {ended} {log:q}"
+        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -24,4 +24,4 @@ rule report:
     shell:
         "(python -m grace resolve --output {output.config:q} --settings {params.config:q} &&"
         " python -m grace report --config {output.config:q} --results {params.results:q} --output {output.page:q}"
-        " --settings {params.settings:q}) > {log:q} 2>&1 || {ended} {log:q}"
+        " --settings {params.settings:q}) > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -26,4 +26,4 @@ rule retrieve:
     shell:
         "python -m grace retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
         " --identifiers {input.identifiers:q} --trie {input.trie:q} --model {input.model:q} --output {params.folder:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+        " --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -18,7 +18,7 @@ rule tower:
         settings=part(CONFIG.tower, "kind", CONFIG.tower.kind),
         stage_version=STAGES["tower"],
     shell:
-        "python -m grace tower --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+        "python -m grace tower --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule encode:
@@ -42,4 +42,4 @@ rule encode:
         stage_version=STAGES["encode"],
     shell:
         "python -m grace encode --dataset {input.dataset:q} --tower {input.tower:q} --output {output:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1 || {ended} {log:q}"
+        " --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from grace.cli import configuration, data, ended, models, records, results
-from grace.ending import end_on_request
+from grace.ending import end_on_request, end_with_workflow
 from grace.errors import GraceError
 from grace.secrets import masked
 
@@ -42,6 +42,8 @@ MACHINE_ERRORS = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,
+    errno.EFBIG,
+    errno.ENOMEM,
 }
 
 
@@ -49,15 +51,21 @@ def main() -> None:
     """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
     sys.excepthook = _masked_traceback
     end_on_request()
+    end_with_workflow()
     try:
         sys.exit(app(standalone_mode=False))
     except GraceError as error:
         print(f"error: {masked(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
+        cut_short = error.errno is None and "requested and" in str(error)  # numpy's words for a full disk
+        if error.errno not in MACHINE_ERRORS and not cut_short:
             raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        what = "No space left on device" if cut_short else error.strerror
+        print(f"error: {what}: {error.filename or 'while writing'}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:
+        print(f"error: memory ran out ({error or 'MemoryError'}); give the stage more", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

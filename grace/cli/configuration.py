@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import OutputFile, Settings, parsed
+from grace.cli.options import OutputFile, Settings, parsed, recorded
 from grace.errors import GraceError
 
 app = typer.Typer()
@@ -18,7 +18,6 @@ def resolve_command(output: OutputFile, settings: Settings) -> None:
     """Write the whole configuration, defaults filled in, as JSON (for the report)."""
     from grace.config import Config
     from grace.files import write_json
-    from grace.sidecars.recording import recorded
 
     given = parsed(Config, settings)
     with recorded("resolve", reads={}, writes=[output], settings={}):

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed
+from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed, recorded
 from grace.config import Flamingo, Karpathy, Scenes, Tower
-from grace.sidecars.recording import recorded
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
 app = typer.Typer()

@@ -21,10 +21,10 @@ from grace.cli.options import (
     Tokenizer,
     Trie,
     parsed,
+    recorded,
 )
 from grace.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
 from grace.errors import GraceError
-from grace.sidecars.recording import recorded
 
 app = typer.Typer()
 trie_app = typer.Typer(invoke_without_command=True)

@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import Dataset, Embeddings, Output, OutputFile, Retrieval, Run, Settings, TowerFolder, parsed
+from grace.cli.options import (
+    Dataset,
+    Embeddings,
+    Output,
+    OutputFile,
+    Retrieval,
+    Run,
+    Settings,
+    TowerFolder,
+    parsed,
+    recorded,
+)
 from grace.config import Evaluate, Report, Retrieve
-from grace.sidecars.recording import recorded
 
 app = typer.Typer()
 

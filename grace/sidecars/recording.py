@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from grace.errors import GraceError
+from grace.files import remove_leftovers
 from grace.provenance import code_digest, environment, machine, versions
 from grace.sidecars.hashes import Manifest, differences, digest, manifest
 from grace.sidecars.sidecar import read_sidecar, seen_from, sidecar_of, write_sidecar
@@ -103,9 +104,10 @@ def recorded(
             record.add(name, Path(path))
     if photos_of is not None:
         record.add_photos(Path(photos_of))
-    for output in writes:  # of an output that is about to be made anew, the old record is wrong
-        if not Path(output).is_dir():
-            sidecar_of(Path(output)).unlink(missing_ok=True)
+    for output in map(Path, writes):
+        remove_leftovers(output)
+        if not output.is_dir():  # of an output that is about to be made anew, the old record is wrong
+            sidecar_of(output).unlink(missing_ok=True)
     yield record
     record.still_there()
     facts = {

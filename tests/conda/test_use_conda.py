@@ -57,6 +57,7 @@ def run(conda, tmp_path_factory) -> Path:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CONDA_PREFIX")}
     path = os.pathsep.join([str(conda), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment |= {"HOME": str(home), "PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment["PIP_NO_COMPILE"] = "1"  # what is imported compiles itself; all of torch, twice, takes minutes
     command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", "2", "--use-conda"]
     command += ["--conda-prefix", str(folder / "envs"), "--configfile", "config/tiny.yaml", str(overlay)]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=1500)
