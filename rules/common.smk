@@ -103,3 +103,27 @@ def wanted(wildcards):
 
 
 STOP = set()
+
+
+class ByStage(type(workflow)):
+    """The workflow, with `snakemake evaluate` for everything up to that stage.
+
+    Snakemake (9.27) takes no rule with wildcards for a target, and tells a Snakefile its targets only after reading it. So
+    when it hands them over, the name of such a stage becomes what the stage makes in this configuration.
+    """
+
+    def __setattr__(self, name, value):
+        if name == "dag_settings" and value is not None:
+            value.targets = {output for target in value.targets for output in outputs_of(target)}
+        super().__setattr__(name, value)
+
+
+def outputs_of(target):
+    """A target of the command line as Snakemake can take it."""
+    stage = getattr(rules, target, None) if target in STAGES else None
+    if stage is None or not stage.rule.has_wildcards():
+        return [target]
+    return expand(stage.output, system=SYSTEMS, scheme=CONFIG.schemes, seed=CONFIG.seeds)
+
+
+workflow.__class__ = ByStage
