@@ -3,6 +3,7 @@
 #   snakemake --cores all                                    everything, up to the report
 #   snakemake --cores all --until identifiers                everything up to one stage
 #   snakemake --cores all -R train --until train             one stage again
+#   snakemake --cores all evaluate                           everything up to one stage, by its name
 #   snakemake --cores all --configfile config/flickr30k.yaml another data set and model
 #   snakemake --cores all --use-conda                        the same in the environments of envs/
 from snakemake.utils import min_version

@@ -40,8 +40,10 @@ def captioner(
     if flamingo.checkpoint:
         load_weights(Path(flamingo.checkpoint), model)
     pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
-    with open(embeddings / "visual_tokens.npy", "rb") as file:
-        seen = hashlib.file_digest(file, "sha256").hexdigest()
+    seen = []
+    for path in (embeddings / "visual_tokens.npy", dataset / "captions.parquet"):
+        with open(path, "rb") as file:
+            seen.append(hashlib.file_digest(file, "sha256").hexdigest())
     key = hashlib.sha256(json.dumps([flamingo.model_dump(), training.model_dump(), seen]).encode()).hexdigest()
     config = {
         "scheme": "caption",

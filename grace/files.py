@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -81,6 +82,14 @@ def check_output_folder(path: Path | str, stage: str) -> Path:
             whose = f"is an output of the stage {made_by}" if made_by else "holds files that this command did not make"
             raise GraceError(f"output {path} {whose}; name another folder, or delete it yourself")
     return folder
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what an earlier writer of `path` that was killed left beside it under temporary names."""
+    temporary = re.compile(re.escape(f".{path.name}") + r"(\.provenance\.json)?\.[a-z0-9_]{8}")
+    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
+        if temporary.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def need(path: Path | str, what: str) -> Path:

@@ -15,7 +15,7 @@ rule baseline:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(MEMORY),
         gpu=GPU,
     params:
         folder=lambda wildcards, output: os.path.dirname(output.run),
@@ -23,4 +23,4 @@ rule baseline:
         stage_version=STAGES["baseline"],
     shell:
         "python -m grace baseline --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
-        " --output {params.folder:q} --settings {params.settings:q} > {log:q} 2>&1"
+        " --output {params.folder:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -14,7 +14,7 @@ rule captioner:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=4000,
+        mem_mb=memory(MEMORY),
         gpu=GPU,
     params:
         launch=LAUNCH,
@@ -25,7 +25,7 @@ rule captioner:
     shell:
         "{params.launch} captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
         " --embeddings {input.embeddings:q} --output {output:q} --state {params.state:q} --settings {params.settings:q}"
-        " > {log:q} 2>&1"
+        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 if CONFIG.pseudo_queries.source == "captioner":
@@ -45,14 +45,14 @@ if CONFIG.pseudo_queries.source == "captioner":
             "../envs/infer.yaml"
         threads: ALONE
         resources:
-            mem_mb=4000,
+            mem_mb=memory(MEMORY),
             gpu=GPU,
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
-            " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+            " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 
@@ -70,10 +70,10 @@ else:
             "../envs/infer.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
+            mem_mb=memory(2000),
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1"
+            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

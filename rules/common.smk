@@ -11,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from grace.config import Config
 from grace.config import parse as parse_config
+from grace.ending import last_line
 from grace.errors import GraceError
 from grace.schemes import SCHEMES
 from grace.stages import STAGES
@@ -22,9 +23,9 @@ except GraceError as error:
 validate(config, "../config/schema.json", set_default=False)
 
 # Jobs import the package from the repository, whatever the working directory is. Without GPUs in the configuration a job
-# sees none.
+# sees none. A stage ends when the Snakemake that started it is gone (grace/ending.py).
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    f"set -euo pipefail; export GRACE_WORKFLOW=$PPID PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
     + ("export CUDA_VISIBLE_DEVICES=; " if CONFIG.resources.gpus == 0 else "")
 )
 
@@ -37,6 +38,7 @@ SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes fo
 THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
+MEMORY = CONFIG.resources.memory_mb
 LAUNCH = (
     "python -m grace"
     if CONFIG.resources.processes == 1
@@ -61,6 +63,24 @@ def part(section, *names):
     return json.dumps(section.model_dump(mode="json", include=set(names)), sort_keys=True)
 
 
+def memory(mb):
+    """What a job asks of a scheduler, MB: as much more with every further attempt, after a kill for memory.
+
+    A stage that was asked to end (scancel, out of time) is not submitted again: it said so in its log.
+    """
+
+    def ask(wildcards, attempt, rulename):
+        for log in workflow.get_rule(rulename).log if attempt > 1 else []:
+            log = str(log).format(**wildcards)
+            if last_line(log).startswith("ended: SIGTERM"):
+                raise WorkflowError(
+                    f"{rulename} was cancelled and is not submitted again; {log} ends: {last_line(log)}"
+                )
+        return attempt * mb
+
+    return ask
+
+
 def start_from(wildcards):
     """The model folder that a scheme starts from, or none."""
     choice = CONFIG.train.for_scheme(wildcards.scheme).start_from
@@ -83,3 +103,27 @@ def wanted(wildcards):
 
 
 STOP = set()
+
+
+class ByStage(type(workflow)):
+    """The workflow, with `snakemake evaluate` for everything up to that stage.
+
+    Snakemake (9.27) takes no rule with wildcards for a target, and tells a Snakefile its targets only after reading it. So
+    when it hands them over, the name of such a stage becomes what the stage makes in this configuration.
+    """
+
+    def __setattr__(self, name, value):
+        if name == "dag_settings" and value is not None:
+            value.targets = {output for target in value.targets for output in outputs_of(target)}
+        super().__setattr__(name, value)
+
+
+def outputs_of(target):
+    """A target of the command line as Snakemake can take it."""
+    stage = getattr(rules, target, None) if target in STAGES else None
+    if stage is None or not stage.rule.has_wildcards():
+        return [target]
+    return expand(stage.output, system=SYSTEMS, scheme=CONFIG.schemes, seed=CONFIG.seeds)
+
+
+workflow.__class__ = ByStage

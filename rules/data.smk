@@ -37,7 +37,7 @@ if CONFIG.dataset.source == "karpathy":
             "../envs/infer.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=memory(4000),
         params:
             # a folder of photos is no input: its time stamp says nothing about the photos
             json_file=KARPATHY.paths[0],
@@ -47,7 +47,7 @@ if CONFIG.dataset.source == "karpathy":
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset karpathy --json {params.json_file:q} --images {params.images:q} --name {params.name:q}"
-            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 elif CONFIG.dataset.source == "folder":
 
@@ -64,7 +64,7 @@ elif CONFIG.dataset.source == "folder":
             "../envs/infer.yaml"
         threads: ALONE
         resources:
-            mem_mb=4000,
+            mem_mb=memory(4000),
             gpu=GPU if FOLDER.captioner else 0,
         params:
             # the folder of photos is no input, as above: after a change of the photos run `snakemake -R dataset`
@@ -73,7 +73,7 @@ elif CONFIG.dataset.source == "folder":
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset folder --name {params.name:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1"
+            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 
@@ -88,14 +88,14 @@ else:
             "../envs/infer.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
+            mem_mb=memory(2000),
         params:
             name=CONFIG.dataset.name,
             settings=as_json(section=CONFIG.dataset.scenes),
             stage_version=STAGES["dataset"],
         shell:
             "python -m grace dataset scenes --name {params.name:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1"
+            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule tokenizer:
@@ -111,10 +111,10 @@ rule tokenizer:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         settings=as_json(section=CONFIG.flamingo),
         stage_version=STAGES["tokenizer"],
     shell:
         "python -m grace tokenizer --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
-        " > {log:q} 2>&1"
+        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

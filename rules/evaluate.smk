@@ -15,14 +15,14 @@ rule evaluate:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         baseline=lambda wildcards: "" if wildcards.system == "baseline" else "--baseline",
         settings=as_json(section=CONFIG.evaluate),
         stage_version=STAGES["evaluate"],
     shell:
         "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
-        " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+        " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule metrics:
@@ -38,8 +38,8 @@ rule metrics:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
     params:
         stage_version=STAGES["metrics"],
     shell:
-        "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1"
+        "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -15,14 +15,14 @@ rule identifiers:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         settings=as_json(section=CONFIG.identifiers),
         stage_version=STAGES["identifiers"],
     shell:
         "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
-        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule trie:
@@ -39,9 +39,9 @@ rule trie:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         stage_version=STAGES["trie"],
     shell:
         "python -m grace trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}"
-        " > {log:q} 2>&1"
+        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

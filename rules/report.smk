@@ -15,7 +15,7 @@ rule report:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         results=lambda wildcards, input: os.path.dirname(input.metrics),
         config=json.dumps(CONFIG.model_dump(mode="json"), sort_keys=True),
@@ -24,4 +24,4 @@ rule report:
     shell:
         "(python -m grace resolve --output {output.config:q} --settings {params.config:q} &&"
         " python -m grace report --config {output.config:q} --results {params.results:q} --output {output.page:q}"
-        " --settings {params.settings:q}) > {log:q} 2>&1"
+        " --settings {params.settings:q}) > {log:q} 2>&1 || python -m grace ended $? {log:q}"

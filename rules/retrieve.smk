@@ -18,7 +18,7 @@ rule retrieve:
         "../envs/infer.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
+        mem_mb=memory(MEMORY),
         gpu=GPU,
     params:
         folder=lambda wildcards, output: os.path.dirname(output.run),
@@ -27,4 +27,4 @@ rule retrieve:
     shell:
         "python -m grace retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
         " --identifiers {input.identifiers:q} --trie {input.trie:q} --model {input.model:q} --output {params.folder:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        " --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -12,13 +12,13 @@ rule tower:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=4000,
+        mem_mb=memory(MEMORY),
         gpu=GPU,
     params:
         settings=part(CONFIG.tower, "kind", CONFIG.tower.kind),
         stage_version=STAGES["tower"],
     shell:
-        "python -m grace tower --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+        "python -m grace tower --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule encode:
@@ -35,11 +35,11 @@ rule encode:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=4000,
+        mem_mb=memory(MEMORY),
         gpu=GPU,
     params:
         settings=part(CONFIG.tower, "kind", CONFIG.tower.kind, "encode_batch"),
         stage_version=STAGES["encode"],
     shell:
         "python -m grace encode --dataset {input.dataset:q} --tower {input.tower:q} --output {output:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        " --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

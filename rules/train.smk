@@ -17,7 +17,7 @@ rule train:
         "../envs/train.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
+        mem_mb=memory(MEMORY),
         gpu=GPU,
     params:
         launch=LAUNCH,
@@ -34,4 +34,4 @@ rule train:
         "{params.launch} train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
         " --identifiers {input.identifiers:q} {params.start_from} {input.start_from:q} --output {output:q}"
-        " --state {params.state:q} --settings {params.settings:q} > {log:q} 2>&1"
+        " --state {params.state:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

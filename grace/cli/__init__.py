@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from typing import Any
 
 import typer
 
-from grace.cli import configuration, data, models, results
+from grace.cli import configuration, data, ended, models, records, results
+from grace.ending import end_on_request, end_with_workflow
 from grace.errors import GraceError
+from grace.secrets import masked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
 )
-for room in (data, models, results, configuration):
+for room in (data, models, results, configuration, records, ended):
     app.add_typer(room.app)
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
@@ -39,20 +42,30 @@ MACHINE_ERRORS = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,
+    errno.EFBIG,
+    errno.ENOMEM,
 }
 
 
 def main() -> None:
     """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
+    sys.excepthook = _masked_traceback
+    end_on_request()
+    end_with_workflow()
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))
     except GraceError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {masked(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
+        cut_short = error.errno is None and "requested and" in str(error)  # numpy's words for a full disk
+        if error.errno not in MACHINE_ERRORS and not cut_short:
             raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
+        what = "No space left on device" if cut_short else error.strerror
+        print(f"error: {what}: {error.filename or 'while writing'}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:
+        print(f"error: memory ran out ({error or 'MemoryError'}); give the stage more", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -61,3 +74,8 @@ def main() -> None:
         said = error.format_message()
         print(said if said.lstrip().startswith("Usage:") else f"error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _masked_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A defect's traceback, as Python prints it, without the tokens that a message may quote."""
+    print(masked("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import OutputFile, Settings, parsed
+from grace.cli.options import OutputFile, Settings, parsed, recorded
 from grace.errors import GraceError
 
 app = typer.Typer()
@@ -19,7 +19,9 @@ def resolve_command(output: OutputFile, settings: Settings) -> None:
     from grace.config import Config
     from grace.files import write_json
 
-    write_json(output, parsed(Config, settings).model_dump())
+    given = parsed(Config, settings)
+    with recorded("resolve", reads={}, writes=[output], settings={}):
+        write_json(output, given.model_dump())
 
 
 @app.command("config")

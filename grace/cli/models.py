@@ -21,6 +21,7 @@ from grace.cli.options import (
     Tokenizer,
     Trie,
     parsed,
+    recorded,
 )
 from grace.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
 from grace.errors import GraceError
@@ -54,15 +55,10 @@ def captioner_command(
     from grace.captioner import captioner
 
     given = parsed(_CaptionerSettings, settings)
-    captioner(
-        dataset=dataset,
-        tokenizer=tokenizer,
-        embeddings=embeddings,
-        output=output,
-        state=state,
-        flamingo=given.flamingo,
-        training=given.training,
-    )
+    said = given.model_dump(mode="json")
+    reads = {"dataset": dataset, "tokenizer": tokenizer, "embeddings": embeddings}
+    with recorded("captioner", reads=reads, writes=[output], settings=said, seed=given.training.seed):
+        captioner(**reads, output=output, state=state, flamingo=given.flamingo, training=given.training)
 
 
 @app.command("pseudo_queries")
@@ -77,7 +73,9 @@ def pseudo_queries_command(
     from grace.pseudo_queries import pseudo_queries
 
     given = parsed(PseudoQueries, settings)
-    pseudo_queries(dataset=dataset, embeddings=embeddings, captioner=captioner, output=output, settings=given)
+    reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner}
+    with recorded("pseudo_queries", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
+        pseudo_queries(**reads, output=output, settings=given)
 
 
 @app.command("identifiers")
@@ -94,16 +92,11 @@ def identifiers_command(
     """Assign an identifier to every train and test image."""
     from grace.identifiers import identifiers
 
-    identifiers(
-        scheme=scheme,
-        seed=seed,
-        dataset=dataset,
-        tokenizer=tokenizer,
-        embeddings=embeddings,
-        pseudo_queries=pseudo_queries,
-        output=output,
-        settings=parsed(Identifiers, settings),
-    )
+    given = parsed(Identifiers, settings)
+    said = {"scheme": scheme, **given.model_dump(mode="json")}
+    reads = {"dataset": dataset, "tokenizer": tokenizer, "embeddings": embeddings, "pseudo_queries": pseudo_queries}
+    with recorded("identifiers", reads=reads, writes=[output], settings=said, seed=seed):
+        identifiers(scheme=scheme, seed=seed, **reads, output=output, settings=given)
 
 
 @trie_app.callback()
@@ -120,7 +113,9 @@ def trie_command(
         return
     if identifiers is None or tokenizer is None or output is None:
         raise GraceError("trie: name --identifiers, --tokenizer and --output, or look into one with `trie show`")
-    trie(identifiers=identifiers, tokenizer=tokenizer, output=output)
+    reads = {"identifiers": identifiers, "tokenizer": tokenizer}
+    with recorded("trie", reads=reads, writes=[output], settings={}):
+        trie(**reads, output=output)
 
 
 @trie_app.command("show")
@@ -157,21 +152,26 @@ def train_command(
     from grace.training.stage import train
 
     given = parsed(_TrainSettings, settings)
-    train(
-        scheme=scheme,
-        seed=seed,
-        dataset=dataset,
-        tokenizer=tokenizer,
-        embeddings=embeddings,
-        pseudo_queries=pseudo_queries,
-        identifiers=identifiers,
-        output=output,
-        state=state,
-        start_from=start_from,
-        flamingo=given.flamingo,
-        training=given.training,
-        atomic_head=given.atomic_head,
-    )
+    reads = {
+        "dataset": dataset,
+        "tokenizer": tokenizer,
+        "embeddings": embeddings,
+        "pseudo_queries": pseudo_queries,
+        "identifiers": identifiers,
+        "start_from": start_from,
+    }
+    said = {"scheme": scheme, **given.model_dump(mode="json")}
+    with recorded("train", reads=reads, writes=[output], settings=said, seed=seed):
+        train(
+            scheme=scheme,
+            seed=seed,
+            **reads,
+            output=output,
+            state=state,
+            flamingo=given.flamingo,
+            training=given.training,
+            atomic_head=given.atomic_head,
+        )
 
 
 @app.command("retrieve")
@@ -187,12 +187,8 @@ def retrieve_command(
     """Decode the test captions under the trie; write run.trec and retrieval.json."""
     from grace.retrieval.stage import retrieve
 
-    retrieve(
-        dataset=dataset,
-        embeddings=embeddings,
-        identifiers=identifiers,
-        trie=trie,
-        model=model,
-        output=output,
-        settings=parsed(Retrieve, settings),
-    )
+    given = parsed(Retrieve, settings)
+    reads = {"dataset": dataset, "embeddings": embeddings, "identifiers": identifiers, "trie": trie, "model": model}
+    writes = [output / "run.trec", output / "retrieval.json"]
+    with recorded("retrieve", reads=reads, writes=writes, settings=given.model_dump(mode="json")):
+        retrieve(**reads, output=output, settings=given)

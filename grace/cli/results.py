@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import Dataset, Embeddings, Output, OutputFile, Retrieval, Run, Settings, TowerFolder, parsed
+from grace.cli.options import (
+    Dataset,
+    Embeddings,
+    Output,
+    OutputFile,
+    Retrieval,
+    Run,
+    Settings,
+    TowerFolder,
+    parsed,
+    recorded,
+)
 from grace.config import Evaluate, Report, Retrieve
 
 app = typer.Typer()
@@ -20,7 +31,12 @@ def baseline_command(
     """Retrieve with the dual encoder and FAISS flat search."""
     from grace.baselines import baseline
 
-    baseline(dataset=dataset, embeddings=embeddings, tower=tower, output=output, settings=parsed(Retrieve, settings))
+    given = parsed(Retrieve, settings)
+    reads = {"dataset": dataset, "embeddings": embeddings, "tower": tower}
+    writes = [output / "run.trec", output / "retrieval.json"]
+    said = given.model_dump(mode="json", include={"depth", "batch_size"})
+    with recorded("baseline", reads=reads, writes=writes, settings=said):
+        baseline(**reads, output=output, settings=given)
 
 
 @app.command("evaluate")
@@ -36,7 +52,9 @@ def evaluate_command(
     from grace.evaluation import evaluate
 
     given = parsed(Evaluate, settings)
-    evaluate(dataset=dataset, run=run, retrieval=retrieval, baseline=baseline, output=output, settings=given)
+    reads = {"dataset": dataset, "run": run, "retrieval": retrieval, "baseline": baseline}
+    with recorded("evaluate", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
+        evaluate(**reads, output=output, settings=given)
 
 
 @app.command("metrics")
@@ -44,7 +62,8 @@ def metrics_command(files: list[Path], output: OutputFile) -> None:
     """Collect metrics.json files into one list of rows."""
     from grace.evaluation import metrics
 
-    metrics(files=files, output=output)
+    with recorded("metrics", reads={str(file): file for file in files}, writes=[output], settings={}):
+        metrics(files=files, output=output)
 
 
 @app.command("report")
@@ -57,7 +76,10 @@ def report_command(
     """Write the report: one HTML file that opens offline."""
     from grace.report import report
 
-    report(config=config, results=results, output=output, settings=parsed(Report, settings))
+    given = parsed(Report, settings)
+    reads = {"config": config, "metrics": results / "metrics.json"}
+    with recorded("report", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
+        report(config=config, results=results, output=output, settings=given)
 
 
 @app.command("table")

@@ -57,3 +57,7 @@ class Resources(Section):
     )
     gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
     processes: Positive = Field(1, description="training processes (torchrun) of one job")
+    memory_mb: Positive = Field(
+        4000,
+        description="main memory that a job with a network asks a scheduler for, MB; a further attempt asks for as much more",
+    )

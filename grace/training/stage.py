@@ -72,7 +72,12 @@ def train(
         "training": training.model_dump(),
         "atomic_head": atomic_head.model_dump(),
     }
-    key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, start_from)
+    read = [
+        dataset / "captions.parquet",
+        pseudo_queries / "pseudo_queries.parquet",
+        embeddings / "image_embeddings.npy",
+    ]
+    key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, read, start_from)
     config = {
         "scheme": scheme,
         "seed": seed,
@@ -128,12 +133,18 @@ def _add_atomic_head(model, assigned, tables, vectors, settings: Atomic, seed: i
 
 
 def _fingerprint(
-    settings: dict, scheme: str, seed: int, identifiers: str, embeddings: Path, start_from: Path | None
+    settings: dict,
+    scheme: str,
+    seed: int,
+    identifiers: str,
+    embeddings: Path,
+    read: list[Path],
+    start_from: Path | None,
 ) -> str:
     """What a resumable state belongs to: another configuration or another input must not go on with it."""
     said = json.dumps([settings, scheme, seed, identifiers, read_json(need(embeddings / "encode.json", "encode.json"))])
     digest = hashlib.sha256(said.encode())
-    for path in (embeddings / "image_embeddings.npy", start_from and start_from / "model.safetensors"):
+    for path in (*read, start_from and start_from / "model.safetensors"):
         if path:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,0 +1,34 @@
+"""Commands about how results were made: provenance, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace.errors import GraceError
+
+app = typer.Typer()
+
+
+@app.command("provenance")
+def provenance_command(file: Annotated[Path, typer.Argument(help="a file or folder that a stage wrote")]) -> None:
+    """Print how a file was made, back to the sources: stage, environment, machine, time, hashes."""
+    from grace.sidecars.chain import chain
+
+    for line in chain(file):
+        typer.echo(line)
+
+
+@app.command("verify")
+def verify_command(results: Annotated[Path, typer.Argument(help="folder of results")] = Path("results")) -> None:
+    """Hash every result again and name what is not as its stage wrote it."""
+    from grace.sidecars.verify import verify
+
+    hashed, problems = verify(results)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise GraceError(f"{results}: {len(problems)} finding(s) above; the other files are as their stages wrote them")
+    typer.echo(f"{results}: {hashed} files are as their stages wrote them")

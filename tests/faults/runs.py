@@ -1,0 +1,119 @@
+"""One small run of the workflow that faults are done to, and what must hold after every one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = "results-tiny"
+FINAL = (f"{OUTPUT}/metrics.json", f"{OUTPUT}/scenes/numeric/seed0/run.trec", f"{OUTPUT}/scenes/baseline/run.trec")
+# the shortest way through every rule: one scheme that starts from nothing
+SMALL = {
+    "schemes": ["numeric"],
+    "train": {"start_from": "scratch", "steps": 60, "save_every": 5, "log_every": 10},
+    "captioner": {"steps": 20, "save_every": 5},
+    "evaluate": {"resamples": 50},
+    "report": {"examples": 1},
+}
+
+
+class Run:
+    """Snakemake in one folder."""
+
+    def __init__(self, folder: Path, log: str = "said.log") -> None:
+        self.folder, self.log = folder, folder / log
+        self.results = folder / OUTPUT
+
+    def configure(self, **changed: object) -> None:
+        """Write the overlay: SMALL, and other values of some sections."""
+        values = {**SMALL, **{name: {**SMALL.get(name, {}), **value} for name, value in changed.items()}}
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(values))
+
+    def start(self, *arguments: str, limits: str = "") -> subprocess.Popen:
+        """Start a run; `limits` are shell commands before it, such as `ulimit -f 100`."""
+        command = [sys.executable, "-m", "snakemake", "--directory", str(self.folder), "--cores", "2", *arguments]
+        command += ["--configfile", "config/tiny.yaml", str(self.folder / "small.yaml")]
+        if limits:
+            command = ["bash", "-c", f'{limits}; exec "$@"', "bash", *command]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        with open(self.log, "w", encoding="utf-8") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def __call__(self, *arguments: str, limits: str = "") -> tuple[int, str]:
+        """(exit code, what was said) of a run that is left alone."""
+        return self.start(*arguments, limits=limits).wait(timeout=900), self.said()
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def unlock(self) -> None:
+        code, said = self("--unlock")
+        assert code == 0, said
+
+    def stages(self, snakemake: subprocess.Popen) -> list[psutil.Process]:
+        """The processes of the stages that a run has at work."""
+        try:
+            children = psutil.Process(snakemake.pid).children(recursive=True)
+            return [child for child in children if child.cmdline()[1:3] == ["-m", "grace"]]
+        except psutil.Error:
+            return []
+
+    def verify(self) -> tuple[int, str]:
+        """(exit code, what was said) of `python -m grace verify`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "grace", "verify", OUTPUT],
+            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    def must_end_as(self, undisturbed: Run) -> None:
+        """The rerun finishes; its scores and rankings are those of the undisturbed run, and every record is true."""
+        code, said = self()
+        assert code == 0, said[-8000:]
+        for name in FINAL:
+            assert (self.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes(), f"{name} differs"
+        code, said = self.verify()
+        assert code == 0, said
+        hidden = [path for path in self.results.rglob(".*") if path.name not in (".snakemake_timestamp", ".grace")]
+        assert hidden == [], "half-written files are left"
+
+
+def in_words(run: Run) -> str:
+    """The last line of every log that tells of a failure; at least one must, and no log may end in a traceback."""
+    told = []
+    for log in (run.results / "logs").rglob("*.log"):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        if lines and lines[-1].startswith(("error: ", "ended: ")):
+            told.append(lines[-1])
+    return "\n".join(told)
+
+
+def wait_for_stage(run: Run, snakemake: subprocess.Popen, stage: str) -> psutil.Process | None:
+    """The process of a stage, as soon as there is one; None if the run ends before."""
+    while snakemake.poll() is None:
+        for process in run.stages(snakemake):
+            try:
+                if process.cmdline()[3] == stage:
+                    return process
+            except (psutil.Error, IndexError):
+                continue
+        time.sleep(0.02)
+    return None
+
+
+def seconds_of(run: Run) -> dict[str, float]:
+    """How long every stage took, as its sidecar says (the longest, where it ran more than once)."""
+    found: dict[str, float] = {}
+    for path in run.results.rglob("*provenance.json"):
+        record = json.loads(path.read_text())
+        found[record["stage"]] = max(found.get(record["stage"], 0.0), record["seconds"])
+    return found

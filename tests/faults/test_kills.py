@@ -1,0 +1,93 @@
+"""SIGKILL and SIGTERM, to Snakemake and to every stage, at random moments; and two runs in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.faults.runs import Run, in_words, seconds_of, wait_for_stage
+
+STAGES = (
+    *("dataset", "tokenizer", "tower", "encode", "captioner", "pseudo_queries", "baseline"),
+    *("identifiers", "trie", "train", "retrieve", "evaluate", "metrics", "report"),
+)
+STRIKES = [(victim, number) for victim in ("stage", "snakemake") for number in (signal.SIGKILL, signal.SIGTERM)]
+
+
+@pytest.mark.long
+def test_every_stage_is_struck(fresh: Run, undisturbed: Run, chance: random.Random, repeat: int):
+    """From nothing to the report with a signal in every stage; each rerun goes on where the last one was struck.
+
+    Over four repeats every stage meets all of STRIKES.
+    """
+    usual, hits = seconds_of(undisturbed), 0
+    for place, stage in enumerate(STAGES):
+        victim, number = STRIKES[(place + repeat) % len(STRIKES)]
+        snakemake = fresh.start()
+        process = wait_for_stage(fresh, snakemake, stage)
+        if process is None:  # it ended beside a stage that was struck before
+            assert snakemake.returncode == 0, fresh.said()[-6000:]
+            continue
+        time.sleep(chance.uniform(0, usual[stage] + 1))
+        hits += process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        with contextlib.suppress(psutil.NoSuchProcess):
+            (snakemake if victim == "snakemake" else process).send_signal(number)
+        snakemake.wait(timeout=600)
+        if victim == "snakemake":
+            wait_for_end(process)
+            fresh.unlock()
+    assert hits >= 3, "the stages ended before the signals came: the test tests nothing"
+    fresh.must_end_as(undisturbed)
+
+
+def wait_for_end(process: psutil.Process) -> None:
+    """A stage ends by itself when its workflow is gone: it must not meet the rerun."""
+    try:
+        process.wait(timeout=60)
+    except psutil.NoSuchProcess:
+        return
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: signal.Signals, repeat: int):
+    """Struck after its first state it leaves no model, says why in its log, and resumes."""
+    snakemake = run.start("-R", "train")
+    process = wait_for_stage(run, snakemake, "train")
+    own = run.results / "scenes" / "numeric" / "seed0"
+    while not (own / "training_state" / "latest").exists():
+        assert snakemake.poll() is None, run.said()[-6000:]
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert snakemake.wait(timeout=300) != 0
+    assert f"ended: {number.name}: " in in_words(run)
+    assert not (own / "model").exists(), "a model of a trainer that did not finish"
+    run.must_end_as(undisturbed)
+    assert "going on from step" in (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
+
+
+def test_a_stage_ends_with_its_snakemake(run: Run, undisturbed: Run, repeat: int):
+    """After kill -9 of Snakemake no orphan goes on writing beside the rerun."""
+    snakemake = run.start("-R", "retrieve")
+    process = wait_for_stage(run, snakemake, "retrieve")
+    snakemake.send_signal(signal.SIGKILL)
+    snakemake.wait()
+    wait_for_end(process)
+    log = (run.results / "logs/scenes/numeric/seed0/retrieve.log").read_text().strip()
+    assert log == "" or log.splitlines()[-1].startswith("ended: SIGTERM"), log  # empty: it had not begun to watch
+    run.unlock()
+    run.must_end_as(undisturbed)
+
+
+def test_two_runs_in_one_folder(run: Run, undisturbed: Run, repeat: int):
+    """The second is refused in words and disturbs nothing."""
+    first = run.start("-R", "identifiers")
+    assert wait_for_stage(run, first, "identifiers") is not None
+    code, said = Run(run.folder, log="second.log")("-R", "train")
+    assert code != 0 and "LockException" in said, said
+    assert first.wait(timeout=600) == 0, run.said()[-6000:]
+    run.must_end_as(undisturbed)
