@@ -53,7 +53,9 @@ class Tower(Section):
 class ScratchLanguageModel(Section):
     """A language model with random weights and a tokenizer trained on the train captions."""
 
-    architecture: Literal["opt", "llama"] = Field("opt", description="family of the language model")
+    architecture: Literal["opt", "llama", "mpt"] = Field(
+        "opt", description="family of the language model: opt, llama or mpt (that of the published OpenFlamingo)"
+    )
     width: Positive = Field(128, description="hidden size")
     layers: Positive = Field(4, description="decoder layers")
     heads: Positive = Field(4, description="attention heads")

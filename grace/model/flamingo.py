@@ -141,7 +141,9 @@ def _language_model(settings: FlamingoSettings, tokenizer: Any, pretrained: bool
 
     if settings.language_model == "scratch":
         config = scratch_config(settings.scratch, tokenizer)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        # transformers' MPT adds its ALiBi bias to the scores itself and knows no other implementation.
+        attention = "eager" if settings.scratch.architecture == "mpt" else "sdpa"
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     name = settings.pretrained.model
     try:
         if pretrained:
@@ -156,17 +158,28 @@ def _language_model(settings: FlamingoSettings, tokenizer: Any, pretrained: bool
 
 def scratch_config(settings: ScratchLanguageModel, tokenizer: Any) -> Any:
     """The transformers configuration of a language model that is made from scratch."""
-    from transformers import LlamaConfig, OPTConfig
+    from transformers import LlamaConfig, MptConfig, OPTConfig
 
-    shared = {
+    tokens = {
         "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if settings.architecture == "mpt":
+        return MptConfig(
+            **tokens,
+            d_model=settings.width,
+            n_layers=settings.layers,
+            n_heads=settings.heads,
+            max_seq_len=settings.max_length,
+        )
+    shared = {
+        **tokens,
         "hidden_size": settings.width,
         "num_hidden_layers": settings.layers,
         "num_attention_heads": settings.heads,
         "max_position_embeddings": settings.max_length,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
-        "pad_token_id": tokenizer.pad_token_id,
     }
     if settings.architecture == "llama":
         return LlamaConfig(**shared, intermediate_size=settings.width * 3, tie_word_embeddings=True)
