@@ -16,8 +16,8 @@ from grace.config import Captioner, Flamingo
 from grace.data.tables import load_dataset
 from grace.embeddings import load_embeddings
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import load_weights
 from grace.model.flamingo import build
+from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.training.pools import caption_pools
 from grace.training.stage import run
@@ -38,7 +38,7 @@ def captioner(
     vectors = load_embeddings(embeddings, len(tables.images))
     model = build(flamingo, words, vectors.width)
     if flamingo.checkpoint:
-        load_weights(Path(flamingo.checkpoint), model)
+        load_flamingo(Path(flamingo.checkpoint), model, flamingo.language_model == "pretrained")
     pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
     with open(embeddings / "visual_tokens.npy", "rb") as file:
         seen = hashlib.file_digest(file, "sha256").hexdigest()
