@@ -21,6 +21,7 @@ from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.training.pools import caption_pools
 from grace.training.stage import run
+from grace.training.state import SAYS_NOTHING_OF_THE_RESULT
 
 
 def captioner(
@@ -42,7 +43,9 @@ def captioner(
     pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
     with open(embeddings / "visual_tokens.npy", "rb") as file:
         seen = hashlib.file_digest(file, "sha256").hexdigest()
-    key = hashlib.sha256(json.dumps([flamingo.model_dump(), training.model_dump(), seen]).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([flamingo.model_dump(), training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)), seen]).encode()
+    ).hexdigest()
     config = {
         "scheme": "caption",
         "seed": training.seed,

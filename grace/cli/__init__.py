@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from grace.cli import configuration, data, models, results
-from grace.errors import GraceError
+from grace.errors import GraceError, Interrupted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,9 +43,13 @@ MACHINE_ERRORS = {
 
 
 def main() -> None:
-    """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
+    """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error), 75 (ended by SIGTERM,
+    run again to go on) or 130 (interrupted)."""
     try:
         app(standalone_mode=False)
+    except Interrupted as error:
+        print(f"interrupted: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(75)
     except GraceError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -33,8 +33,8 @@ class GraceFlamingo(Flamingo):
     """Flamingo whose images come as visual tokens and whose hidden states can be had without the vocabulary head."""
 
     def resample(self, visual_tokens_UTC: Tensor) -> Tensor:
-        """Visual tokens of U images, [U, T, C], to what the language model attends to, [U, 1, N, C]."""
-        return self.perceiver(visual_tokens_UTC[:, None, None])
+        """Visual tokens of U images, [U, T, C], to what the language model attends to, [U, 1, N, C] in its precision."""
+        return self.perceiver(visual_tokens_UTC[:, None, None].to(self.perceiver.norm.weight.dtype))
 
     def hidden_states(
         self,

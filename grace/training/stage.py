@@ -31,9 +31,10 @@ from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.provenance import provenance
 from grace.schemes import SCHEMES
-from grace.training.engine import is_first_process, train_model
+from grace.training.deepspeed_engine import is_first_process
+from grace.training.engine import train_model
 from grace.training.pools import scheme_pools
-from grace.training.state import TrainingState
+from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
 
 
 def train(
@@ -71,7 +72,7 @@ def train(
     pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
     settings = {
         "flamingo": flamingo.model_dump(),
-        "training": training.model_dump(),
+        "training": training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)),
         "atomic_head": atomic_head.model_dump(),
     }
     key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, start_from)
