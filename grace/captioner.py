@@ -16,11 +16,12 @@ from grace.config import Captioner, Flamingo
 from grace.data.tables import load_dataset
 from grace.embeddings import load_embeddings
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import load_weights
 from grace.model.flamingo import build
+from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.training.pools import caption_pools
 from grace.training.stage import run
+from grace.training.state import SAYS_NOTHING_OF_THE_RESULT
 
 
 def captioner(
@@ -38,13 +39,15 @@ def captioner(
     vectors = load_embeddings(embeddings, len(tables.images))
     model = build(flamingo, words, vectors.width)
     if flamingo.checkpoint:
-        load_weights(Path(flamingo.checkpoint), model)
+        load_flamingo(Path(flamingo.checkpoint), model, flamingo.language_model == "pretrained")
     pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
     seen = []
     for path in (embeddings / "visual_tokens.npy", dataset / "captions.parquet"):
         with open(path, "rb") as file:
             seen.append(hashlib.file_digest(file, "sha256").hexdigest())
-    key = hashlib.sha256(json.dumps([flamingo.model_dump(), training.model_dump(), seen]).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([flamingo.model_dump(), training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)), seen]).encode()
+    ).hexdigest()
     config = {
         "scheme": "caption",
         "seed": training.seed,

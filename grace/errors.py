@@ -14,6 +14,10 @@ class GraceError(Exception):
     """A problem with the user's input or machine, told in one line."""
 
 
+class Interrupted(GraceError):
+    """The work was broken off from outside and can be gone on with: exit code 75 (EX_TEMPFAIL of sysexits.h)."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest known word, else the list of all known words."""
     known = sorted(known)

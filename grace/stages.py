@@ -10,7 +10,7 @@ STAGES: dict[str, int] = {
     "dataset": 1,
     "tokenizer": 1,
     "tower": 1,
-    "encode": 1,
+    "encode": 2,
     "captioner": 2,
     "pseudo_queries": 1,
     "identifiers": 1,

@@ -14,7 +14,7 @@ import typer
 
 from grace.cli import configuration, data, ended, models, records, results
 from grace.ending import end_on_request, end_with_workflow
-from grace.errors import GraceError
+from grace.errors import GraceError, Interrupted
 from grace.secrets import masked
 
 app = typer.Typer(
@@ -48,12 +48,16 @@ MACHINE_ERRORS = {
 
 
 def main() -> None:
-    """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error) or 130 (interrupted)."""
+    """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error), 75 (training ended by SIGTERM, run again to
+    go on) or 130 (interrupted)."""
     sys.excepthook = _masked_traceback
     end_on_request()
     end_with_workflow()
     try:
         sys.exit(app(standalone_mode=False))
+    except Interrupted as error:
+        print(f"interrupted: {masked(' '.join(str(error).split()))}", file=sys.stderr)
+        sys.exit(75)
     except GraceError as error:
         print(f"error: {masked(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)

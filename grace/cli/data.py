@@ -80,7 +80,9 @@ def folder_command(
     merged = parsed(Folder, settings).model_dump() | {key: value for key, value in given.items() if value}
     chosen = parse(Folder, merged, "--settings")
     reads = {"captions": Path(chosen.captions)} if chosen.captions not in ("", "sidecar") else {}
-    with recorded("dataset", reads=reads, writes=[output], settings={"name": name, **chosen.model_dump(mode="json")}) as record:
+    with recorded(
+        "dataset", reads=reads, writes=[output], settings={"name": name, **chosen.model_dump(mode="json")}
+    ) as record:
         source("folder")(output=output, settings=chosen, name=name)
         record.add("images", Path(chosen.images), files=load_dataset(output).images["file"].tolist())
 

@@ -81,7 +81,10 @@ class Flamingo(Section):
     )
     scratch: ScratchLanguageModel = ScratchLanguageModel()
     pretrained: PretrainedLanguageModel = PretrainedLanguageModel()
-    checkpoint: str = Field("", description="safetensors file of Flamingo weights to start from; empty: none")
+    checkpoint: str = Field(
+        "",
+        description="Flamingo weights to start from: a safetensors file of ours, or a published checkpoint.pt of OpenFlamingo or GRACE; empty: none",
+    )
     cross_attention_every: Positive = Field(2, description="a gated cross-attention before every Nth decoder layer")
     cross_attention_heads: Positive = Field(4, description="heads of the cross-attention (published model: 8)")
     cross_attention_head_dim: Positive = Field(32, description="dimension of such a head (published model: 64)")

@@ -36,7 +36,16 @@ class Training(Section):
     gradient_accumulation: Positive = Field(1, description="micro-batches a step")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    activation_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    activation_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
+    loss_chunk: Count = Field(
+        0, description="most supervised positions whose logits over the vocabulary exist at a time; 0: all of a batch"
+    )
+    share_images: bool = Field(
+        False,
+        description="resample the images of all kinds of samples at once, the pad image once a step: less communication under ZeRO 3; rounds otherwise",
+    )
     trainable: tuple[Literal["perceiver", "cross_attention", "language_model"], ...] = Field(
         ("perceiver", "cross_attention", "language_model"),
         description="parts that are trained; the vision tower never is",
@@ -47,6 +56,11 @@ class Training(Section):
     )
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     save_every: Positive = Field(100, description="steps between resumable states")
+    keep_states: Positive = Field(1, description="newest resumable states that are kept")
+    resume: Literal["exact", "weights"] = Field(
+        "exact",
+        description="a state of another number of processes: exact refuses it, weights goes on with its weights and a new optimizer",
+    )
 
 
 class Captioner(Training):

@@ -81,7 +81,10 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, A
     config = read_config(folder)
     tokenizer = read_tokenizer(folder)
     settings = parse(FlamingoSettings, config["flamingo"], f"{folder}/config.json")
-    model = build(settings, tokenizer, config["visual_width"], config["new_tokens"], pretrained=False)
+    model = build(
+        settings, tokenizer, config["visual_width"], config["new_tokens"], pretrained=False,
+        language_model_config=config.get("language_model"),
+    )  # fmt: skip
     if config.get("classes"):
         width = model.lang_encoder.get_input_embeddings().embedding_dim
         model.atomic_head = AtomicHead(width, torch.zeros(config["classes"], config["class_width"]))

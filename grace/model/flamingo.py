@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from grace.config import Flamingo as FlamingoSettings
-from grace.config import ScratchLanguageModel
 from grace.errors import GraceError
+from grace.model.language_models import language_model
 from grace.model.torchvision_shim import import_torchvision
 
 import_torchvision()
@@ -33,8 +33,8 @@ class GraceFlamingo(Flamingo):
     """Flamingo whose images come as visual tokens and whose hidden states can be had without the vocabulary head."""
 
     def resample(self, visual_tokens_UTC: Tensor) -> Tensor:
-        """Visual tokens of U images, [U, T, C], to what the language model attends to, [U, 1, N, C]."""
-        return self.perceiver(visual_tokens_UTC[:, None, None])
+        """Visual tokens of U images, [U, T, C], to what the language model attends to, [U, 1, N, C] in its precision."""
+        return self.perceiver(visual_tokens_UTC[:, None, None].to(self.perceiver.norm.weight.dtype))
 
     def hidden_states(
         self,
@@ -80,30 +80,31 @@ class GraceFlamingo(Flamingo):
 
 
 def build(
-    settings: FlamingoSettings, tokenizer: Any, visual_width: int, new_tokens: int = 0, pretrained: bool = True
-) -> GraceFlamingo:
+    settings: FlamingoSettings, tokenizer: Any, visual_width: int, new_tokens: int = 0, pretrained: bool = True,
+    language_model_config: dict[str, Any] | None = None,
+) -> GraceFlamingo:  # fmt: skip
     """A Flamingo for `tokenizer` plus `new_tokens` identifier tokens.
 
     `visual_width` is C. With `pretrained` False the language model gets its shape only (its weights come from a file
-    of ours). Random weights follow `settings.seed`.
+    of ours), from `language_model_config` where a model folder holds it. Random weights follow `settings.seed`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        language_model = _language_model(settings, tokenizer, pretrained)
-        extend_instance(language_model, FlamingoLMMixin)
+        words = language_model(settings, tokenizer, pretrained, language_model_config)
+        extend_instance(words, FlamingoLMMixin)
         try:
-            language_model.set_decoder_layers_attr_name(_infer_decoder_layers_attr_name(language_model))
+            words.set_decoder_layers_attr_name(_infer_decoder_layers_attr_name(words))
         except ValueError:
             raise GraceError(
-                f"open_flamingo has no cross-attention for {type(language_model).__name__}; "
+                f"open_flamingo has no cross-attention for {type(words).__name__}; "
                 "families that work: OPT, GPT-NeoX, MPT, Llama, GPT-J"
             ) from None
-        language_model.resize_token_embeddings(len(tokenizer) + new_tokens, mean_resizing=False)
+        words.resize_token_embeddings(len(tokenizer) + new_tokens, mean_resizing=False)
         media = tokenizer.convert_tokens_to_ids("<image>")
         end = tokenizer.convert_tokens_to_ids("<|endofchunk|>")
         tower = SimpleNamespace(visual=nn.Identity())  # the tower has run already
         model = GraceFlamingo(
-            tower, language_model, end, media, visual_width, cross_attn_every_n_layers=settings.cross_attention_every
+            tower, words, end, media, visual_width, cross_attn_every_n_layers=settings.cross_attention_every
         )
         model.media_token_id = media
         _shape_cross_attention(model, settings)
@@ -134,55 +135,3 @@ def _shape_cross_attention(model: GraceFlamingo, settings: FlamingoSettings) -> 
         )
         nn.init.constant_(block.attn_gate, settings.gate)
         nn.init.constant_(block.ff_gate, settings.gate)
-
-
-def _language_model(settings: FlamingoSettings, tokenizer: Any, pretrained: bool) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if settings.language_model == "scratch":
-        config = scratch_config(settings.scratch, tokenizer)
-        # transformers' MPT adds its ALiBi bias to the scores itself and knows no other implementation.
-        attention = "eager" if settings.scratch.architecture == "mpt" else "sdpa"
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    name = settings.pretrained.model
-    try:
-        if pretrained:
-            return AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise GraceError(
-            f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            "give a local folder in flamingo.pretrained.model where no hub can be reached"
-        ) from None
-
-
-def scratch_config(settings: ScratchLanguageModel, tokenizer: Any) -> Any:
-    """The transformers configuration of a language model that is made from scratch."""
-    from transformers import LlamaConfig, MptConfig, OPTConfig
-
-    tokens = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if settings.architecture == "mpt":
-        return MptConfig(
-            **tokens,
-            d_model=settings.width,
-            n_layers=settings.layers,
-            n_heads=settings.heads,
-            max_seq_len=settings.max_length,
-        )
-    shared = {
-        **tokens,
-        "hidden_size": settings.width,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads,
-        "max_position_embeddings": settings.max_length,
-    }
-    if settings.architecture == "llama":
-        return LlamaConfig(**shared, intermediate_size=settings.width * 3, tie_word_embeddings=True)
-    return OPTConfig(
-        **shared, ffn_dim=settings.width * 4, word_embed_proj_dim=settings.width, dropout=0.0, attention_dropout=0.0
-    )

@@ -1,7 +1,8 @@
 """The tower kind `open_clip`: any model that open_clip knows, by name, JSON configuration or local folder.
 
 Its folder holds the names only; weights stay where open_clip keeps them. Visual tokens are the tower's patch tokens
-(`output_tokens`), as OpenFlamingo uses them.
+(`output_tokens`) as OpenFlamingo was trained on them: of the last block, before the final LayerNorm. open_clip up to 2.23 gave
+those; later versions give them after the norm, which a published perceiver has never seen.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
         raise GraceError(f"open_clip has no model {name!r}" + did_you_mean(name, open_clip.list_models()))
     try:
         model, _, transform = open_clip.create_model_and_transforms(
-            name, pretrained=settings.pretrained or None, load_weights_only=True
+            name, pretrained=settings.pretrained or None, weights_only=True
         )
         tokenize = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
@@ -82,4 +83,6 @@ def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
     if not hasattr(model.visual, "output_tokens"):
         raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")
     model.visual.output_tokens = True
+    if getattr(model.visual, "attn_pool", None) is None and getattr(model.visual, "pool_type", "") == "tok":
+        model.visual.final_ln_after_pool = True  # the pooled vector is the same, the tokens are those before the norm
     return model, transform, tokenize

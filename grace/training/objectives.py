@@ -2,7 +2,8 @@
 
 A scheme names its objective in `grace.schemes`. An objective maps (model, batch) to (sum of losses in nats, number of
 terms). `generate` stands on the word `id`, the identifier tokens and the end token only; `caption` on the whole caption;
-`classify` is a softmax over all images.
+`classify` is a softmax over all images. `media` are the batch's resampled images if they are at hand, `chunk` is the most
+positions whose logits exist at a time (0: all).
 """
 
 from __future__ import annotations
@@ -11,31 +12,33 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from grace.training.losses import cross_entropy_sum
 from grace.training.samples import Batch
 
 
-def media_of(model, batch: Batch) -> Tensor:
+def media_of(model, batch: Batch, resampled: Tensor | None = None) -> Tensor:
     """Resampled images, one a sequence, [B, 1, N, C]; each different image of the batch (the pad image) is resampled once.
 
     index_select, because the backward pass of plain indexing adds up in the order in which threads come.
     """
-    return model.resample(batch.visual).index_select(0, batch.image_of)
+    return (model.resample(batch.visual) if resampled is None else resampled).index_select(0, batch.image_of)
 
 
-def generation_loss(model, batch: Batch) -> tuple[Tensor, Tensor]:
+def generation_loss(model, batch: Batch, media: Tensor | None = None, chunk: int = 0) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the supervised tokens (GRACE, eq. 1 and 2); the vocabulary head is applied to those alone."""
-    hidden, _ = model.hidden_states(batch.input_ids, media_of(model, batch), batch.attention_mask)
-    logits = model.head(hidden[batch.supervised]).float()
-    return F.cross_entropy(logits, batch.next_ids, reduction="sum"), torch.tensor(float(len(batch.next_ids)))
+    media = media_of(model, batch) if media is None else media
+    hidden, _ = model.hidden_states(batch.input_ids, media, batch.attention_mask)
+    loss = cross_entropy_sum(model.head, hidden[batch.supervised], batch.next_ids, chunk)
+    return loss, torch.tensor(float(len(batch.next_ids)))
 
 
-def classification_loss(model, batch: Batch) -> tuple[Tensor, Tensor]:
+def classification_loss(model, batch: Batch, media: Tensor | None = None, chunk: int = 0) -> tuple[Tensor, Tensor]:
     """Cross-entropy over all images, read at the last real token."""
-    hidden, _ = model.hidden_states(batch.input_ids, media_of(model, batch), batch.attention_mask)
+    media = media_of(model, batch) if media is None else media
+    hidden, _ = model.hidden_states(batch.input_ids, media, batch.attention_mask)
     last = hidden[torch.arange(len(hidden), device=hidden.device), batch.last]
-    return F.cross_entropy(model.atomic_head(last), batch.labels, reduction="sum"), torch.tensor(float(len(last)))
+    return cross_entropy_sum(model.atomic_head, last, batch.labels, chunk), torch.tensor(float(len(last)))
 
 
 OBJECTIVES: dict[str, Callable] = {

@@ -1,7 +1,8 @@
 """Reading DeepSpeed's state files without running anything in them.
 
 DeepSpeed calls `torch.load(..., weights_only=False)`. While this is in force every `torch.load` takes tensors, numbers and
-the few classes of DeepSpeed that its own states hold, and refuses everything else.
+the few classes of DeepSpeed that its own states hold, and refuses everything else. Those are a loss scaler (ZeRO 1 to 3 hold one
+in fp32 and bf16 too), the number of the stage, and the place of a parameter in its flat buffer (ZeRO 1 and 2): plain values all.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from grace.errors import GraceError
 def loading_tensors_only() -> Iterator[None]:
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
     plain = torch.load
 
@@ -26,7 +28,7 @@ def loading_tensors_only() -> Iterator[None]:
 
     torch.load = careful
     try:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
             yield
     except (torch.serialization.pickle.UnpicklingError, EOFError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,7 +8,7 @@ once before any comes again; batches hold sequences of like length, drawn over w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -51,6 +51,7 @@ class Batch:
     image_of: Tensor  # int64 [B]: which of them a sequence has
     labels: Tensor  # int64 [B] or [0]
     kind: str
+    images: tuple[int, ...] = ()  # rows of the embeddings that `visual` is of, PAD_IMAGE among them
 
     def to(self, device: torch.device) -> Batch:
         moved = {
@@ -122,4 +123,21 @@ def collate(
         image_of=torch.from_numpy(image_of.astype(np.int64)),
         labels=torch.from_numpy(samples.labels[rows]) if len(samples.labels) else torch.empty(0, dtype=torch.long),
         kind=kind,
+        images=tuple(images.tolist()),
     )
+
+
+def share_images(batches: Sequence[Batch]) -> list[Batch]:
+    """The same batches over one common `visual`, each different image of all of them once: one run of the perceiver a step."""
+    place: dict[int, int] = {}
+    kept: list[Tensor] = []
+    for batch in batches:
+        for row, image in enumerate(batch.images):
+            if place.setdefault(image, len(place)) == len(kept):
+                kept.append(batch.visual[row])
+    visual, images = torch.stack(kept), tuple(place)
+    out = []
+    for batch in batches:
+        moved = torch.tensor([place[image] for image in batch.images], device=batch.image_of.device)
+        out.append(replace(batch, visual=visual, image_of=moved[batch.image_of], images=images))
+    return out

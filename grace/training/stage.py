@@ -26,12 +26,15 @@ from grace.identifiers.base import load_identifiers, read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.checkpoints import load_weights, read_config, save_model
 from grace.model.flamingo import GraceFlamingo, add_tokens, build
+from grace.model.language_models import describe
+from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.provenance import provenance
 from grace.schemes import SCHEMES
-from grace.training.engine import is_first_process, train_model
+from grace.training.deepspeed_engine import is_first_process
+from grace.training.engine import train_model
 from grace.training.pools import scheme_pools
-from grace.training.state import TrainingState
+from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
 
 
 def train(
@@ -69,7 +72,7 @@ def train(
     pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
     settings = {
         "flamingo": flamingo.model_dump(),
-        "training": training.model_dump(),
+        "training": training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)),
         "atomic_head": atomic_head.model_dump(),
     }
     read = [
@@ -93,6 +96,8 @@ def train(
 
 def run(stage, model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:
     """Train `model` and write the model folder as an output of `stage`; every process of a distributed run calls this."""
+    if config["flamingo"]["language_model"] == "pretrained":  # the folder is to load where no hub can be reached
+        config = {**config, "language_model": describe(model.lang_encoder)}
     check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
         tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept)
@@ -111,7 +116,7 @@ def _start(flamingo, words, width, new_tokens, start_from: Path | None, seed: in
             raise GraceError(f"the model {start_from} has other flamingo settings than this run; train it again")
         load_weights(start_from / "model.safetensors", model, leave_out=("atomic_head.",))
     elif flamingo.checkpoint:
-        load_weights(Path(flamingo.checkpoint), model)
+        load_flamingo(Path(flamingo.checkpoint), model, flamingo.language_model == "pretrained")
     add_tokens(model, len(words) + len(new_tokens), seed)
     return model
 

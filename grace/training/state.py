@@ -1,7 +1,7 @@
 """The resumable state of a training run, in a folder of its own outside the declared outputs.
 
 `key.json` names the configuration and inputs that the state belongs to; a state of another key is thrown away, with a line
-that says so. `latest` (written last, by DeepSpeed) names the newest complete state. `metrics.jsonl` and `tensorboard/` grow
+that says so. `latest` (written last) names the newest complete state. `metrics.jsonl` and `tensorboard/` grow
 here and move into the model folder at the end. A lock keeps a second trainer out.
 """
 
@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from grace.errors import GraceError
-from grace.files import read_json, write_json
+from grace.files import read_json, replacing, write_json
+
+# Keys of `train` under which a state stays good: what is logged and kept, and how it goes on.
+SAYS_NOTHING_OF_THE_RESULT = ("log_every", "save_every", "keep_states", "resume", "zero_stage")
 
 
 class TrainingState:
@@ -23,7 +26,7 @@ class TrainingState:
         self._finished = False
 
     def __enter__(self) -> TrainingState:
-        from grace.training.engine import is_first_process, wait_for_all
+        from grace.training.deepspeed_engine import is_first_process, join_processes, wait_for_all
 
         if is_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +38,8 @@ class TrainingState:
                     f"another trainer is at work on {self.folder}; wait for it, or end it before you start another"
                 ) from None
             self._claim()
-        wait_for_all()
+        join_processes()
+        wait_for_all()  # the others read what the first process has claimed
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -60,10 +64,18 @@ class TrainingState:
         path = self.folder / "latest"
         return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
-    def keep_only(self, tag: str) -> None:
-        """Delete older states."""
-        for entry in self.folder.glob("step*"):
-            if entry.name != tag:
+    def declare_latest(self, tag: str) -> None:
+        """Name the state `tag`, which is complete, as the newest."""
+        with replacing(self.folder / "latest") as temporary:
+            temporary.write_text(tag, encoding="utf-8")
+
+    def keep_newest(self, count: int) -> None:
+        """Delete all states but the newest `count`, and what was left of states that never became complete."""
+        newest = int((self.latest() or "step0").removeprefix("step"))
+        states = {int(entry.name.removeprefix("step")): entry for entry in self.folder.glob("step*")}
+        kept = sorted(number for number in states if number <= newest)[-count:]
+        for number, entry in states.items():
+            if number not in kept:
                 shutil.rmtree(entry)
 
     def metrics_until(self, step: int) -> None:

@@ -20,7 +20,7 @@ from grace.model.atomic_head import AtomicHead
 from grace.model.checkpoints import load_weights, save_weights, unique_tensors
 from grace.model.flamingo import add_tokens, build
 from grace.prompts import Prompts
-from grace.training.engine import learning_rate_factor
+from grace.training.deepspeed_engine import learning_rate_factor
 from grace.training.objectives import classification_loss, generation_loss, media_of
 from grace.training.pools import scheme_pools
 from grace.training.samples import PAD_IMAGE, WINDOW, Sampler, Samples, collate

@@ -79,6 +79,25 @@ def test_kill_and_resume(folders: Path) -> None:
         assert (one["step"], one["loss"]) == (other["step"], other["loss"])
 
 
+def test_sigterm_leaves_with_code_75_and_the_same_weights_in_the_end(folders: Path) -> None:
+    """As a batch system ends a job: the state of that very step is kept, and the rerun ends as if nothing had been."""
+    ended = start(folders, "ended")
+    state = folders / "ended_state"
+    deadline = time.monotonic() + 200
+    while not (state / "latest").exists():
+        assert time.monotonic() < deadline and ended.poll() is None, ended.communicate()[0]
+        time.sleep(0.02)
+    ended.send_signal(signal.SIGTERM)
+    said, _ = ended.communicate(timeout=120)
+    assert ended.returncode == 75 and "interrupted: ended at step" in said and "Traceback" not in said, said
+    again = start(folders, "ended")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "going on from step" in said, said
+    whole = folders / "whole" / "model.safetensors"
+    assert whole.exists(), "test_kill_and_resume makes the weights to compare with"
+    assert whole.read_bytes() == (folders / "ended" / "model.safetensors").read_bytes()
+
+
 def test_a_second_trainer_is_kept_out(folders: Path) -> None:
     """While one process holds the state folder, another ends in one line, and leaves the state alone."""
     state = folders / "held_state"

@@ -1,0 +1,130 @@
+"""The language model below a Flamingo: made from scratch, or pretrained by hub name or local folder.
+
+Pretrained weights are loaded whole or not at all: a missing, unexpected or misshapen tensor is an error. MPT has a loader
+of its own (QK LayerNorm, published names); the other families go through transformers. No code of a model's repository
+is ever executed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from grace.config import Flamingo as FlamingoSettings
+from grace.config import ScratchLanguageModel
+from grace.errors import GraceError
+from grace.files import read_json
+from grace.model.weight_files import fetch, read_model_tensors
+
+
+def language_model(
+    settings: FlamingoSettings, tokenizer: Any, pretrained: bool, config: dict[str, Any] | None = None
+) -> nn.Module:
+    """The language model of `settings` with its own vocabulary.
+
+    With `pretrained` False it has its shape only; `config` is then its configuration as `describe` gave it, so that neither
+    a hub nor the original folder is needed.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if settings.language_model == "scratch":
+        # transformers' MPT adds its ALiBi bias to the scores itself and knows no other implementation.
+        attention = "eager" if settings.scratch.architecture == "mpt" else "sdpa"
+        return AutoModelForCausalLM.from_config(
+            scratch_config(settings.scratch, tokenizer), attn_implementation=attention
+        )
+    name = settings.pretrained.model
+    if config is None:
+        path = fetch(name, "config.json")
+        if path is None:
+            raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
+        config = read_json(path, "configuration of the language model")
+    from grace.model.mpt import MODEL_TYPES
+
+    if config.get("model_type") in MODEL_TYPES:
+        return _mpt(name, config, pretrained)
+    return _by_transformers(name, config, pretrained)
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """The configuration of a language model as plain values, for `language_model`."""
+    return {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
+
+
+def _mpt(name: str, values: dict[str, Any], pretrained: bool) -> nn.Module:
+    from transformers.modeling_utils import no_init_weights
+
+    from grace.model.mpt import make_mpt, mpt_config
+    from grace.model.published import place_tensors
+
+    config = mpt_config(values, repr(name))
+    if not pretrained:
+        return make_mpt(config)
+    with no_init_weights():  # every parameter is filled below, or it is an error
+        model = make_mpt(config)
+    model.tie_weights()
+    place_tensors(read_model_tensors(name), model, dict(model.named_parameters()), repr(name))
+    return model
+
+
+def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        if not pretrained:
+            kind = values.get("model_type", "")
+            return AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(**{**values, "model_type": kind}), torch_dtype=torch.float32
+            )
+        model, told = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=False, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise GraceError(
+            f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
+            "give a local folder in flamingo.pretrained.model where no hub can be reached"
+        ) from None
+    wrong = {kind: sorted(map(str, told[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    # GPT-NeoX and GPT-J files of their time hold masks and frequencies, which are computed now.
+    wrong["unexpected_keys"] = [key for key in wrong["unexpected_keys"] if not key.endswith(_COMPUTED)]
+    if any(wrong.values()):
+        said = "; ".join(f"{kind.removesuffix('_keys')} {keys[:3]}" for kind, keys in wrong.items() if keys)
+        raise GraceError(f"language model {name!r}: its weights do not fit its configuration: {said}")
+    return model
+
+
+_COMPUTED = ("attention.bias", "attention.masked_bias", "attn.bias", "attn.masked_bias", "rotary_emb.inv_freq")
+
+
+def scratch_config(settings: ScratchLanguageModel, tokenizer: Any) -> Any:
+    """The transformers configuration of a language model that is made from scratch."""
+    from transformers import LlamaConfig, MptConfig, OPTConfig
+
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if settings.architecture == "mpt":
+        return MptConfig(
+            **tokens,
+            d_model=settings.width,
+            n_layers=settings.layers,
+            n_heads=settings.heads,
+            max_seq_len=settings.max_length,
+        )
+    shared = {
+        **tokens,
+        "hidden_size": settings.width,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": settings.max_length,
+    }
+    if settings.architecture == "llama":
+        return LlamaConfig(**shared, intermediate_size=settings.width * 3, tie_word_embeddings=True)
+    return OPTConfig(
+        **shared, ffn_dim=settings.width * 4, word_embed_proj_dim=settings.width, dropout=0.0, attention_dropout=0.0
+    )

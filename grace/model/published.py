@@ -1,0 +1,134 @@
+"""Published weights into our model, under a strict key table: every tensor finds its place, every place its tensor.
+
+A table lists, in full, every name that a published file may use, and the parameter of ours that it means. Published names
+differ from ours in three ways, all of them listed and none of them guessed:
+
+- builds: `lang_model` for `lang_encoder` and `vision_tokenizer` for `perceiver` (the second build of open_flamingo);
+- MPT-1B: `ln_1`, `ln_2`, `mlp.mlp_up`, `mlp.mlp_down`, `ln_f` for `norm_1`, `norm_2`, `ffn.up_proj`, `ffn.down_proj`, `norm_f`;
+- aliases: open_flamingo reaches a block as `{layers}.N.decoder_layer` and as `old_decoder_blocks.N`, and a cross-attention as
+  `{layers}.N.gated_cross_attn_layer` and as `gated_cross_attn_layers.N`; a tied head is the embedding.
+
+What was confirmed and what is inferred about the published files stands in docs/training.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from grace.errors import GraceError
+from grace.model.weight_files import read_tensors
+
+# A segment of our names, and how else a published file spells it.
+_HEADS = {"lang_encoder": ("lang_model",), "perceiver": ("vision_tokenizer",)}
+_MOSAIC = {
+    "norm_1": "ln_1",
+    "norm_2": "ln_2",
+    "ffn.up_proj": "mlp.mlp_up",
+    "ffn.down_proj": "mlp.mlp_down",
+    "transformer.norm_f": "transformer.ln_f",
+}
+TOWER = ("vision_encoder.",)  # the frozen tower has its own stage; its weights are not ours to load
+
+
+def key_table(model: nn.Module) -> dict[str, str]:
+    """Every published name -> the first name of the parameter of `model` that it means."""
+    table: dict[str, str] = {}
+    first = {id(value): name for name, value in model.named_parameters()}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        for spelling in _spellings(name):
+            if table.setdefault(spelling, first[id(value)]) != first[id(value)]:
+                raise AssertionError(f"the key table gives {spelling} two meanings")
+    return table
+
+
+def _spellings(name: str) -> list[str]:
+    """All published spellings of one of our names, ours first."""
+    names = [name]
+    head, _, rest = name.partition(".")
+    names += [f"{other}.{rest}" for other in _HEADS.get(head, ())]
+    for ours, theirs in _MOSAIC.items():
+        names += [_replace_segment(known, ours, theirs) for known in list(names) if f".{ours}." in f".{known}."]
+    return names
+
+
+def _replace_segment(name: str, ours: str, theirs: str) -> str:
+    return f".{name}.".replace(f".{ours}.", f".{theirs}.").strip(".")
+
+
+def place_tensors(tensors: dict[str, Tensor], model: nn.Module, needed: Iterable[str], where: str) -> set[str]:
+    """Copy published `tensors` into `model`; the names of ours that were filled.
+
+    `needed` are the names of ours that must be there. A name that the table does not hold, a needed one without a tensor, a
+    wrong shape and two different tensors for one parameter are a `GraceError`.
+    """
+    table, targets = key_table(model), dict(model.named_parameters())
+    given = {_unwrapped(name): value for name, value in tensors.items()}
+    given = {name: value for name, value in given.items() if not name.startswith(TOWER)}
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        ours = table.get(name)
+        if ours is None:
+            continue
+        if ours in found and not torch.equal(given[found[ours]], value):
+            raise GraceError(f"weights {where}: {name} and {found[ours]} are one parameter, but differ")
+        found.setdefault(ours, name)
+    unexpected = sorted(set(given) - set(table))
+    missing = sorted(set(needed) - set(found))
+    if missing or unexpected:
+        raise GraceError(
+            f"weights {where} do not fit the model: missing {_some(missing)}; unexpected {_some(unexpected)}"
+        )
+    for ours, name in found.items():
+        if given[name].shape != targets[ours].shape:
+            raise GraceError(
+                f"weights {where}: {name} has the shape {list(given[name].shape)}, the model's is {list(targets[ours].shape)}"
+            )
+    with torch.no_grad():
+        for ours, name in found.items():
+            targets[ours].copy_(given[name])
+    return set(found)
+
+
+def load_flamingo(path: Path, model: nn.Module, with_language_model: bool) -> None:
+    """Load Flamingo weights into a `GraceFlamingo`: ours, or published ones of OpenFlamingo and GRACE.
+
+    A published `checkpoint.pt` holds what OpenFlamingo trained: perceiver, gated cross-attention and embeddings. It needs a
+    pretrained language model below it (`with_language_model`); a file that holds the language model too must hold all of it.
+    """
+    added, own = parts(model)
+    tensors = read_tensors(path)
+    table = key_table(model)
+    given = {table[name] for name in map(_unwrapped, tensors) if name in table}
+    whole = bool(given & own)
+    if not whole and not with_language_model:
+        raise GraceError(
+            f"weights {path} hold no language model, and flamingo.language_model is scratch; set it to pretrained"
+        )
+    place_tensors(tensors, model, added | own if whole else added, str(path))
+
+
+def parts(model: nn.Module) -> tuple[set[str], set[str]]:
+    """The names of what OpenFlamingo adds or trains (perceiver, cross-attention, embeddings), and of the rest."""
+    language = model.lang_encoder
+    embeddings = {id(language.get_input_embeddings().weight), id(language.get_output_embeddings().weight)}
+    names = dict(model.named_parameters())
+    added = {
+        name
+        for name, value in names.items()
+        if name.startswith("perceiver.") or ".gated_cross_attn_layer." in name or id(value) in embeddings
+    }
+    return added, set(names) - added
+
+
+def _unwrapped(name: str) -> str:
+    """The name without what wrappers of a trainer put into it (DeepSpeed and DDP, activation checkpointing)."""
+    kept = [part for part in name.split(".") if part != "_checkpoint_wrapped_module"]
+    return ".".join(kept[1:] if kept[0] == "module" else kept)
+
+
+def _some(names: list[str]) -> str:
+    return "none" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,94 @@
+"""Reading published weights: safetensors, `pytorch_model.bin` and `checkpoint.pt`, in one file or in shards.
+
+`torch.load` takes tensors only (weights_only=True): nothing in a file is executed. Files are mapped, not read, so a
+model of several gigabytes needs its memory once.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from grace.errors import GraceError
+from grace.files import need, read_json
+
+# The names under which transformers keeps the weights of a model, the best first.
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors or torch file by its name.
+
+    A file of torch may hold the names directly, or under `model_state_dict` as open_flamingo's trainer writes them.
+    Anything else, and any class that is not a tensor, is a `GraceError`.
+    """
+    need(path, "weights file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise GraceError(f"weights {path} are not a readable safetensors file ({_first(error)})") from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise GraceError(
+            f"weights {path} hold more than tensors and are not loaded ({_first(error)}); "
+            "save the tensors alone, as safetensors"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise GraceError(f"weights {path} are not a readable file of torch ({_first(error)}); fetch it again") from None
+    if isinstance(found, dict) and isinstance(found.get("model_state_dict"), dict):
+        found = found["model_state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise GraceError(f"weights {path} are not a table of tensors by name; name another file")
+    return found
+
+
+def read_model_tensors(name: str) -> dict[str, Tensor]:
+    """Every tensor of a language model by hub name or local folder, shards put together."""
+    for file in WHOLE:
+        path = fetch(name, file)
+        if path is not None:
+            return read_tensors(path)
+    for file in SHARDED:
+        path = fetch(name, file)
+        if path is None:
+            continue
+        place = read_json(path, "index of the weights").get("weight_map", {})
+        tensors: dict[str, Tensor] = {}
+        for shard in sorted(set(place.values())):
+            part = fetch(name, shard)
+            if part is None:
+                raise GraceError(f"language model {name!r}: the shard {shard} is missing; fetch it again")
+            tensors |= read_tensors(part)
+        if set(tensors) != set(place):
+            raise GraceError(f"language model {name!r}: its shards do not hold what {file} says; fetch them again")
+        return tensors
+    raise GraceError(f"language model {name!r} has no weights ({', '.join(WHOLE + SHARDED)}); fetch them")
+
+
+def fetch(name: str, file: str) -> Path | None:
+    """The path of one file of a model by hub name or local folder; None where there is no such file."""
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        return Path(name) / file if (Path(name) / file).is_file() else None
+    try:
+        found = cached_file(
+            name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=True
+        )
+    except (OSError, ValueError) as error:
+        raise GraceError(
+            f"{file} of {name!r} cannot be had ({_first(error)}); give a local folder where no hub can be reached"
+        ) from None
+    return Path(found) if found else None
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

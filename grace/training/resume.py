@@ -1,0 +1,119 @@
+"""Saving a resumable state and going on from it.
+
+Exact at the same number of processes: parameters, optimizer, schedule; the batches are a function of the step. At another
+number DeepSpeed cannot read its own ZeRO shards; `train.resume: weights` then goes on with the weights and the schedule, and with
+an optimizer that starts anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grace.config import Training
+from grace.errors import GraceError
+from grace.files import read_json, write_json
+from grace.training.deepspeed_engine import is_first_process, learning_rate_factor, wait_for_all, world_size
+from grace.training.safe_state import loading_tensors_only
+from grace.training.state import TrainingState
+
+ABOUT = "about.json"  # in every state: its step and what it was saved under
+
+
+def save(engine: Any, state: TrainingState, step: int, training: Training) -> None:
+    """Save the state of `step` and delete all but the newest `training.keep_states`.
+
+    A state counts once `latest` names it, which happens last: a disk that fills up costs the new state, not the old one.
+    """
+    tag = f"step{step}"
+    try:
+        engine.save_checkpoint(str(state.folder), tag=tag, save_latest=False)
+        wait_for_all()
+        if is_first_process():
+            about = {"step": step, "world_size": world_size(), "zero_stage": training.zero_stage}
+            write_json(state.folder / tag / ABOUT, about)
+            state.declare_latest(tag)
+    except (OSError, RuntimeError) as error:
+        # torch's file writer tells a full disk as a RuntimeError about an unexpected position.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        shutil.rmtree(state.folder / tag, ignore_errors=True)
+        kept = state.latest()
+        said = f"the state of {kept} is kept, run again to go on from there" if kept else "no state was saved before"
+        free = shutil.disk_usage(state.folder).free / 2**30
+        raise GraceError(
+            f"the state of step {step} cannot be written to {state.folder} ({str(error).strip().splitlines()[0]}; "
+            f"{free:.1f} GiB are free there now); free some space: {said}"
+        ) from None
+    if is_first_process():
+        state.keep_newest(training.keep_states)
+
+
+def resume(
+    state: TrainingState, training: Training, learner: nn.Module, make_engine: Callable[[], Any]
+) -> tuple[Any, int]:
+    """The engine, gone on from the newest complete state if there is one, and the number of steps that are done."""
+    tag = state.latest()
+    if tag is None:
+        return make_engine(), 0
+    about = read_json(state.folder / tag / ABOUT, "description of the training state")
+    same = about["world_size"] == world_size() and about["zero_stage"] == training.zero_stage
+    if not same and training.resume == "exact":
+        raise GraceError(
+            f"the state in {state.folder} is of {about['world_size']} processes (ZeRO {about['zero_stage']}), this run has "
+            f"{world_size()} (ZeRO {training.zero_stage}); run with as many, set train.resume: weights to go on with the "
+            "weights and a new optimizer, or delete the folder to start anew"
+        )
+    if same:
+        engine = make_engine()
+        with loading_tensors_only():
+            path, _ = engine.load_checkpoint(str(state.folder), tag=tag)
+        if path is None:
+            raise GraceError(f"the state {state.folder}/{tag} is not whole; delete that folder to start anew")
+    else:
+        load_weights_of(state.folder, tag, about["zero_stage"], learner)
+        engine = make_engine()
+        _advance_schedule(engine, about["step"], training)
+    if is_first_process():
+        how = "" if same else " with its weights alone: the optimizer starts anew and the samples are dealt anew"
+        print(f"going on from step {about['step']} in {state.folder}{how}", flush=True)
+        state.metrics_until(about["step"])
+    return engine, about["step"]
+
+
+def load_weights_of(folder: Path, tag: str, zero_stage: int, learner: nn.Module) -> None:
+    """Fill `learner` with the weights of a state of any number of processes, names and shapes strictly alike."""
+    tensors = _weights_of(folder, tag, zero_stage)
+    targets = dict(learner.named_parameters())
+    missing = sorted(set(targets) - set(tensors))
+    if missing:
+        raise GraceError(f"the state {folder}/{tag} lacks {missing[0]} and {len(missing) - 1} more; start anew")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(tensors[name].view_as(target))
+
+
+def _weights_of(folder: Path, tag: str, zero_stage: int) -> dict[str, Tensor]:
+    """Every weight of a state by its name in the learner; of ZeRO 2 and 3 the fp32 master weights."""
+    with loading_tensors_only():
+        if zero_stage == 0:
+            path = folder / tag / "mp_rank_00_model_states.pt"
+            return torch.load(path, map_location="cpu", weights_only=True)["module"]
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag)
+
+
+def _advance_schedule(engine: Any, step: int, training: Training) -> None:
+    """Set the learning rates of `step`, as an uninterrupted run has them."""
+    scheduler = engine.lr_scheduler
+    scheduler.last_epoch = step
+    rates = [base * learning_rate_factor(step, training) for base in scheduler.base_lrs]
+    scheduler._last_lr = rates
+    for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -1,0 +1,215 @@
+"""ZeRO 0, 2 and 3 with one and two processes against a plain PyTorch loop; how a training is broken off and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from grace.config import Training
+from grace.errors import GraceError
+from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
+from grace.training.engine import Batches, Learner, choose_trainable
+from grace.training.resume import load_weights_of
+from grace.training.samples import Sampler
+from grace.training.state import TrainingState
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worker import PAD, embeddings, model, pools, training
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+STAGES, WORLDS, SHORT = (0, 2, 3), (1, 2), 5
+
+
+def launch(folder: Path, world: int, jobs: list[dict], name: str = "jobs") -> str:
+    """Run jobs, one after the other, in `world` processes; what they said."""
+    file = folder / f"{name}{world}.json"
+    file.write_text(json.dumps([{"output": str(folder), **job} for job in jobs]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    command = command if world > 1 else [sys.executable]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(ROOT / "tests/distributed/worker.py"), str(file)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=540,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[int, Path]:
+    """Every stage and precision, whole and broken off at step 8 and gone on with, by the number of processes."""
+    folders = {}
+    for world in WORLDS:
+        folders[world] = tmp_path_factory.mktemp(f"world{world}")
+        jobs: list[dict] = []
+        for stage in STAGES:
+            keys = {"zero_stage": stage}
+            cheap = {
+                "activation_checkpointing": True,
+                "loss_chunk": 5,
+                "share_images": True,
+                "gradient_accumulation": 2,
+            }
+            for precision in ("fp32", "bf16"):
+                name, exact = f"{precision}-{stage}", {**keys, "precision": precision, "steps": SHORT}
+                jobs.append({"name": name, "training": {**exact, "steps": 20}})
+                if world == 2 and precision == "bf16":
+                    continue  # a minute that shows nothing new
+                shared = {"state": f"{name}-broken", "training": exact}
+                broken = {"terminate_at": 2, "terminate_rank": world - 1, **shared}
+                jobs += [{"name": f"whole-{name}", "training": exact}, {"name": f"broken-{name}", **broken}]
+                jobs.append({"name": f"on-{name}", **shared})
+            jobs.append({"name": f"cheap-{stage}", "training": {**keys, **cheap, "steps": SHORT}})
+            left = {"state": f"left-{stage}", "training": {**keys, "steps": SHORT}, "terminate_at": 2}
+            jobs.append({"name": f"left-{stage}", **left})
+        launch(folders[world], world, jobs)
+    return folders
+
+
+def plain_losses(world: int, settings: Training) -> list[float]:
+    """The same training in plain PyTorch: the mean of the gradients over the processes' batches and micro-batches."""
+    learner = Learner(model(), "generate")
+    choose_trainable(learner.flamingo, settings)
+    optimizer = torch.optim.AdamW(parameter_groups(learner, settings), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    dealt = []
+    for rank in range(world):
+        batches = Batches(pools(), "generate", 0, embeddings(), PAD, Training())
+        batches.samplers = [
+            Sampler(pool.samples.lengths(), pool.batch, (0, place), rank, world) for place, pool in enumerate(pools())
+        ]
+        dealt.append(batches)
+    out = []
+    for step in range(settings.steps):
+        parts = settings.gradient_accumulation
+        for part in range(parts):
+            each = [learner(batches.of(step * parts + part, torch.device("cpu")))[0] for batches in dealt]
+            (sum(each) / world / parts).backward()
+        torch.nn.utils.clip_grad_norm_([p for p in learner.parameters() if p.requires_grad], settings.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        out.append(sum(loss.item() for loss in each) / world)
+    return out
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_stage_trains_as_a_plain_loop_does(runs, world) -> None:
+    plain = plain_losses(world, training())
+    assert plain[0] - plain[-1] > 0.5, "the loop learns nothing: the comparison would see nothing"
+    assert world == 1 or abs(plain[0] - plain_losses(1, training(steps=1))[0]) > 2e-4, "both ranks have the same data"
+    for stage in STAGES:
+        for precision, tolerance in (("fp32", 1e-4), ("bf16", 2e-2)):
+            found = losses(runs[world], f"{precision}-{stage}")
+            assert len(found) == 20
+            assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < tolerance, (stage, precision)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_saving_at_once_trains_as_a_plain_loop_does(runs, world) -> None:
+    """Activation checkpointing, chunked loss, shared images and accumulation, under every stage."""
+    plain = plain_losses(world, training(steps=SHORT, gradient_accumulation=2))
+    for stage in STAGES:
+        found = losses(runs[world], f"cheap-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
+
+
+@pytest.mark.parametrize(("world", "precision"), [(1, "fp32"), (1, "bf16"), (2, "fp32")])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_training_that_got_sigterm_goes_on_to_the_same_weights(runs, world, stage, precision) -> None:
+    folder, name = runs[world], f"{precision}-{stage}"
+    said = (folder / f"broken-{name}.error").read_text()
+    assert said.startswith("Interrupted: ended at step 3 by SIGTERM")
+    whole, gone_on = load_file(folder / f"whole-{name}.safetensors"), load_file(folder / f"on-{name}.safetensors")
+    assert all(torch.equal(value, gone_on[key]) for key, value in whole.items()) and set(whole) == set(gone_on)
+    assert losses(folder, f"whole-{name}") == losses(folder, f"on-{name}")
+
+
+def test_the_weights_of_a_state_are_the_same_under_every_stage(runs) -> None:
+    for world in WORLDS:
+        found = []
+        for stage in STAGES:
+            learner = Learner(model(seed=5), "generate")
+            load_weights_of(runs[world] / f"left-{stage}", "step3", stage, learner)
+            found.append(dict(learner.named_parameters()))
+        start = dict(Learner(model(), "generate").named_parameters())
+        for name, value in found[0].items():
+            assert torch.allclose(value, found[1][name], atol=1e-5) and torch.allclose(value, found[2][name], atol=1e-5)
+        moved = sum((value - start[name]).abs().max() > 1e-3 for name, value in found[0].items())
+        assert moved > len(start) / 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_number_of_processes_is_refused_in_words_or_goes_on_with_the_weights(runs, stage, tmp_path) -> None:
+    state = tmp_path / "state"
+    shutil.copytree(runs[2] / f"left-{stage}", state)
+    assert json.loads((state / "step3" / "about.json").read_text())["world_size"] == 2
+    keys = {"zero_stage": stage, "steps": SHORT}
+    said = launch(tmp_path, 1, [
+        {"name": "exact", "state": "state", "training": keys},
+        {"name": "weights", "state": "state", "training": {**keys, "resume": "weights"}},
+    ])  # fmt: skip
+    refused = (tmp_path / "exact.error").read_text()
+    assert "is of 2 processes" in refused and "set train.resume: weights" in refused
+    assert "going on from step 3" in said and "weights alone: the optimizer starts anew" in said
+    lines, whole = (
+        [json.loads(line) for line in file.read_text().splitlines()]
+        for file in (tmp_path / "weights.jsonl", runs[2] / f"whole-fp32-{stage}.jsonl")
+    )
+    assert [line["step"] for line in lines] == list(range(1, SHORT + 1))
+    assert [line["learning_rate"] for line in lines] == pytest.approx([line["learning_rate"] for line in whole])
+    learner = Learner(model(seed=5), "generate")
+    load_weights_of(runs[2] / f"left-{stage}", "step3", stage, learner)
+    batches = Batches(pools(), "generate", 0, embeddings(), PAD, Training())
+    first = learner(batches.of(3, torch.device("cpu")))[0].item()  # the weights of the state on step 4 of one process
+    assert lines[3]["loss"] == pytest.approx(first, abs=1e-4)
+
+
+def test_a_loss_that_is_not_finite_and_a_full_disk_end_in_words_with_the_last_good_state(tmp_path) -> None:
+    keys = {"save_every": 4, "keep_states": 2}
+    launch(tmp_path, 1, [
+        {"name": "whole", "training": keys},
+        {"name": "poison", "training": {**keys, "log_every": 7}, "poison_at": 9},
+        {"name": "full", "training": keys, "full_at": 10},
+        {"name": "after", "state": "full_state", "training": keys},
+    ])  # fmt: skip
+    said = (tmp_path / "poison.error").read_text()
+    assert "the loss is not finite at step 12" in said and said.endswith("poison_state/step8)"), said
+    assert (tmp_path / "poison_state" / "latest").read_text() == "step8"
+    assert {entry.name for entry in (tmp_path / "poison_state").glob("step*")} == {"step4", "step8"}
+    said = (tmp_path / "full.error").read_text()
+    assert "the state of step 12 cannot be written" in said and "the state of step8 is kept" in said, said
+    whole, after = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "after.safetensors")
+    assert all(torch.equal(value, after[key]) for key, value in whole.items())
+    assert len(losses(tmp_path, "after")) == 20
+
+
+def test_the_newest_states_are_kept_and_nothing_that_never_became_complete(tmp_path) -> None:
+    with TrainingState(tmp_path / "state", "key") as state:
+        for step in (5, 10, 15, 100, 105):
+            (state.folder / f"step{step}").mkdir()
+        state.declare_latest("step100")
+        state.keep_newest(2)
+        assert {entry.name for entry in state.folder.glob("step*")} == {"step15", "step100"}
+        state.keep_newest(1)
+        assert {entry.name for entry in state.folder.glob("step*")} == {"step100"} and state.latest() == "step100"
+
+
+def test_a_state_with_code_in_it_is_refused(runs, tmp_path) -> None:
+    (tmp_path / "step1").mkdir()
+    torch.save({"module": {"x": torch.nn.Linear(1, 1)}}, tmp_path / "step1" / "mp_rank_00_model_states.pt")
+    with pytest.raises(GraceError, match="cannot be read"):
+        load_weights_of(tmp_path, "step1", 0, Learner(model(), "generate"))

@@ -1,0 +1,126 @@
+"""One process of the distributed tests: trains a small Flamingo on made-up samples and writes what it saw.
+
+    torchrun --nproc_per_node 2 tests/distributed/worker.py JOBS.json     # a list of jobs, run one after the other
+
+A job is {"name", "training" (keys of Training), "output" (folder), ...}; see `run_job`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from grace.config import Flamingo, ScratchLanguageModel, Training
+from grace.embeddings import Embeddings
+from grace.errors import GraceError
+from grace.model.checkpoints import save_weights
+from grace.model.flamingo import build
+from grace.training import engine
+from grace.training.deepspeed_engine import is_first_process, rank, wait_for_all
+from grace.training.engine import train_model
+from grace.training.pools import Pool
+from grace.training.samples import PAD_IMAGE, Samples
+from grace.training.state import TrainingState
+
+VOCABULARY, IMAGE, END, PAD = 120, 117, 118, 119
+
+
+class Words:
+    pad_token_id = PAD
+
+    def __len__(self) -> int:
+        return VOCABULARY
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return {"<image>": IMAGE, "<|endofchunk|>": END}[token]
+
+
+def model(architecture: str = "opt", seed: int = 0):
+    scratch = ScratchLanguageModel(architecture=architecture, width=32, layers=2, heads=2, max_length=64)
+    return build(Flamingo(scratch=scratch, perceiver_latents=3, perceiver_depth=2, seed=seed), Words(), 16)
+
+
+def embeddings() -> Embeddings:
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(40, 4, 16)).astype("f2")
+    return Embeddings(rng.normal(size=(40, 8)).astype("f4"), tokens, rng.normal(size=(1, 4, 16)).astype("f2"))
+
+
+def pools(memorize: int = 4, retrieve: int = 6, pseudo: int = 2) -> list[Pool]:
+    """Memorize, retrieve and pseudo-query samples of 40 images with identifiers of two tokens."""
+    rng = np.random.default_rng(1)
+    targets = [[100 + row % 10, 110 + row // 10 % 7, END] for row in range(40)]
+    none = np.empty(0, dtype=np.int64)
+    memorized = Samples([[5, 6, IMAGE, 7]] * 40, targets, np.arange(40), none)
+    out = [Pool("memorize", memorized, memorize)]
+    for kind, batch in (("retrieve", retrieve), ("pseudo", pseudo)):
+        rows = rng.integers(0, 40, size=90)
+        prompts = [[3, *rng.integers(10, 99, size=rng.integers(2, 12)).tolist(), IMAGE, 7] for _ in rows]
+        samples = Samples(prompts, [targets[row] for row in rows], np.full(90, PAD_IMAGE), none)
+        out.append(Pool(kind, samples, batch))
+    return [pool for pool in out if pool.batch]
+
+
+def training(**keys) -> Training:
+    shared = {"steps": 20, "learning_rate": 3e-3, "warmup_steps": 3, "log_every": 1, "save_every": 1000}
+    return Training(**{**shared, **keys})
+
+
+def run_job(job: dict) -> None:
+    """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
+
+    `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk.
+    """
+    folder = Path(job["output"])
+    state = folder / job.get("state", f"{job['name']}_state")
+    settings = training(**job.get("training", {}))
+    try:
+        with disturbed(job), TrainingState(state, job.get("key", "test")) as kept:
+            tensors = train_model(model(), pools(), "generate", 0, embeddings(), PAD, settings, kept)
+            if is_first_process():
+                save_weights(folder / f"{job['name']}.safetensors", tensors)
+                shutil.copy(state / "metrics.jsonl", folder / f"{job['name']}.jsonl")
+                kept.finish()
+    except GraceError as error:
+        if is_first_process():
+            (folder / f"{job['name']}.error").write_text(f"{type(error).__name__}: {error}")
+    wait_for_all()
+
+
+@contextmanager
+def disturbed(job: dict):
+    plain, limits = engine.Batches.of, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def of(self, micro: int, device):
+        if micro == job.get("terminate_at") and rank() == job.get("terminate_rank", 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if micro == job.get("full_at"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
+        batches = plain(self, micro, device)
+        if micro == job.get("poison_at"):
+            batches[0].visual.fill_(float("nan"))
+        return batches
+
+    engine.Batches.of = of
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        engine.Batches.of = plain
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for one in json.loads(Path(sys.argv[1]).read_text()):
+        run_job(one)
