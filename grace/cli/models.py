@@ -184,11 +184,11 @@ def retrieve_command(
     output: Output,
     settings: Settings = "{}",
 ) -> None:
-    """Decode the test captions under the trie; write run.trec and retrieval.json."""
+    """Decode the test captions under the trie; write run.trec, retrieval.json and certificates.parquet."""
     from grace.retrieval.stage import retrieve
 
     given = parsed(Retrieve, settings)
     reads = {"dataset": dataset, "embeddings": embeddings, "identifiers": identifiers, "trie": trie, "model": model}
-    writes = [output / "run.trec", output / "retrieval.json"]
+    writes = [output / "run.trec", output / "retrieval.json", output / "certificates.parquet"]
     with recorded("retrieve", reads=reads, writes=writes, settings=given.model_dump(mode="json")):
         retrieve(**reads, output=output, settings=given)
