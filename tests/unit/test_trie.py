@@ -169,7 +169,7 @@ def test_structure_check_finds_a_changed_array(change, end):
     array = getattr(tree, change)
     for place in range(len(array)):
         original = int(array[place])
-        array[place] = 99 if change != "labels" else 4 if place == 1 else 1 if place == 4 else 77 - place
+        array[place] = 99 if change != "labels" else (5, 4, 1, 3, 2)[place]  # not in the order of the siblings
         tree.__dict__.pop("is_leaf", None)
         assert structure_problem(tree) is not None, f"{change}[{place}]"
         array[place] = original
