@@ -39,6 +39,7 @@ THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
 MEMORY = CONFIG.resources.memory_mb
+VAL = "--val" if CONFIG.train.validate_every else ""  # a training is validated on images that it has memorised
 LAUNCH = (
     "python -m grace"
     if CONFIG.resources.processes == 1

@@ -1,8 +1,8 @@
 """The resumable state of a training run, in a folder of its own outside the declared outputs.
 
 `key.json` names the configuration and inputs that the state belongs to; a state of another key is thrown away, with a line
-that says so. `latest` (written last) names the newest complete state. `metrics.jsonl` and `tensorboard/` grow
-here and move into the model folder at the end. A lock keeps a second trainer out.
+that says so. `latest` (written last) names the newest complete state. `metrics.jsonl`, `validation.jsonl` and
+`tensorboard/` grow here and move into the model folder at the end. A lock keeps a second trainer out.
 """
 
 from __future__ import annotations
