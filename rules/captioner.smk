@@ -23,7 +23,7 @@ rule captioner:
         settings=as_json(flamingo=CONFIG.flamingo, training=CONFIG.captioner),
         stage_version=STAGES["captioner"],
     shell:
-        "{params.launch} captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
+        "{params.launch} -m grace captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
         " --embeddings {input.embeddings:q} --output {output:q} --state {params.state:q} --settings {params.settings:q}"
         " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 

@@ -40,10 +40,10 @@ ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
 MEMORY = CONFIG.resources.memory_mb
 VAL = "--val" if CONFIG.train.validate_every else ""  # a training is validated on images that it has memorised
-LAUNCH = (
-    "python -m grace"
+LAUNCH = CONFIG.resources.launcher or (
+    "python"
     if CONFIG.resources.processes == 1
-    else f"python -m torch.distributed.run --standalone --nproc-per-node {CONFIG.resources.processes} -m grace"
+    else f"python -m grace.training.launch --standalone --nproc-per-node {CONFIG.resources.processes}"
 )
 
 
