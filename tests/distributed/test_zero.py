@@ -163,6 +163,18 @@ def test_an_optimizer_in_main_memory_trains_as_a_plain_loop_does(runs, world) ->
         assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
 
 
+def test_a_state_goes_on_with_its_optimizer_in_main_memory(runs, tmp_path) -> None:
+    jobs = []
+    for stage in STAGES[1:]:
+        shutil.copytree(runs[1] / f"left-{stage}", tmp_path / f"state-{stage}")
+        keys = {"zero_stage": stage, "steps": SHORT, "optimizer_offload": "cpu"}
+        jobs.append({"name": f"on-{stage}", "state": f"state-{stage}", "training": keys})
+    assert launch(tmp_path, 1, jobs).count("going on from step 3") == 2
+    for stage in STAGES[1:]:
+        found, whole = losses(tmp_path, f"on-{stage}"), losses(runs[1], f"whole-fp32-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, whole, strict=True)) < 1e-5
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_validation_disturbs_no_training_and_is_the_same_under_every_stage(runs, world) -> None:
     plain = plain_losses(world, training(steps=9))
