@@ -57,6 +57,10 @@ def identifiers(
 
     assign = scheme_function(scheme)
     tables = load_dataset(dataset)
+    if val and not len(tables.images_of("val")):
+        raise GraceError(
+            f"--val (train.validate_every) wants val images, and the data set {dataset} has none; leave it out"
+        )
     images = tables.images if val else tables.images[tables.images["split"] != "val"]
     images = images.assign(row=images.index.to_numpy()).reset_index(drop=True)
     loaded = read_tokenizer(tokenizer)

@@ -45,8 +45,11 @@ def save(engine: Any, state: TrainingState, step: int, training: Training) -> No
 
 
 @contextmanager
-def told_where(state: TrainingState, what: str, tag: str | None = None) -> Iterator[None]:
-    """A full disk in words, with the last good state, which is kept; what there is of the state `tag` goes."""
+def told_where(state: TrainingState, what: str, tag: str | None = None, folder: Path | None = None) -> Iterator[None]:
+    """A full disk in words, with the last good state, which is kept; what there is of the state `tag` goes.
+
+    `folder`: where `what` is written (None: the state's folder).
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -56,10 +59,11 @@ def told_where(state: TrainingState, what: str, tag: str | None = None) -> Itera
         kept = state.latest()
         if tag and tag != kept:
             shutil.rmtree(state.folder / tag, ignore_errors=True)
+        folder = folder or state.folder
         said = f"the state of {kept} is kept, run again to go on from there" if kept else "no state was saved before"
-        free = shutil.disk_usage(state.folder).free / 2**30
+        free = shutil.disk_usage(folder).free / 2**30
         raise GraceError(
-            f"{what} cannot be written to {state.folder} ({str(error).strip().splitlines()[0]}; "
+            f"{what} cannot be written to {folder} ({str(error).strip().splitlines()[0]}; "
             f"{free:.1f} GiB are free there now); free some space: {said}"
         ) from None
 

@@ -37,6 +37,7 @@ from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
 from grace.training.engine import train_model
 from grace.training.pools import scheme_pools
+from grace.training.resume import told_where
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
 from grace.training.validation import Validations, validation
 
@@ -116,7 +117,8 @@ def run(stage, model, pools, objective, seed, vectors, words, training, state, k
     with TrainingState(state, key) as kept:
         tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks)
         if is_first_process():
-            with replacing_folder(output, stage) as folder:
+            where = output.resolve().parent
+            with told_where(kept, "the model", folder=where), replacing_folder(output, stage) as folder:
                 best = Validations(kept, training.validate_measure).export(folder)
                 config = {
                     **config,

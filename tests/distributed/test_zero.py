@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,30 @@ def test_a_loss_that_is_not_finite_and_a_full_disk_end_in_words_with_the_last_go
     whole, after = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "after.safetensors")
     assert all(torch.equal(value, after[key]) for key, value in whole.items())
     assert len(losses(tmp_path, "after")) == 20
+
+
+def test_two_nodes_are_one_training(runs, tmp_path) -> None:
+    """Two launchers that meet at an address, one process each, as on two machines; SIGTERM to one ends both with code 75."""
+    shared = {"training": {"steps": SHORT}, "output": str(tmp_path)}
+    jobs = [
+        {"name": "nodes", **shared},
+        {"name": "ended", "terminate_at": 2, "terminate_rank": 1, "leave": True, **shared},
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "grace.training.launch", "--nnodes", "2", "--nproc-per-node", "1", "--local-addr"]
+    command += ["127.0.0.1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "nodes"]
+    command += [str(ROOT / "tests/distributed/worker.py"), str(tmp_path / "jobs.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [node.communicate(timeout=540)[1] for node in nodes]
+    assert losses(tmp_path, "nodes") == losses(runs[2], "whole-fp32-0"), said
+    assert 75 in [node.returncode for node in nodes], said
+    assert "ended at step 3 by SIGTERM" in (tmp_path / "ended.error").read_text()
 
 
 def test_a_training_with_dropout_and_validations_goes_on_to_the_same_best_model(tmp_path) -> None:

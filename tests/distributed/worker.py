@@ -22,7 +22,7 @@ import torch
 
 from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.embeddings import Embeddings
-from grace.errors import GraceError
+from grace.errors import GraceError, Interrupted
 from grace.identifiers.base import IdentifierTables
 from grace.model.checkpoints import save_weights
 from grace.model.flamingo import build
@@ -109,7 +109,7 @@ def run_job(job: dict) -> None:
     """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
-    `full_at`: no file may grow over 64 KiB from there on, as on a full disk.
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
@@ -128,6 +128,8 @@ def run_job(job: dict) -> None:
     except GraceError as error:
         if is_first_process():
             (folder / f"{job['name']}.error").write_text(f"{type(error).__name__}: {error}")
+        if job.get("leave"):  # as the command line does
+            sys.exit(75 if isinstance(error, Interrupted) else 2)
     wait_for_all()
 
 
