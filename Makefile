@@ -20,6 +20,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
+# without compiled files every stage would spend ten seconds more on compiling torch and transformers
+unexport PYTHONDONTWRITEBYTECODE
 # pytest on a machine of two cores: one process of tests each, one thread each; threads of the workflows that they start wait
 # without spinning, or two workflows at once would take ten times as long
 TESTS ?= -n 2 --dist loadfile
