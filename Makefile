@@ -4,6 +4,7 @@
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
 # make test-slurm   the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
+# make bench        constrained decoding against its peers: about 20 minutes on 2 cores that do nothing else, 6 GB
 # make faults       every fault of docs/reliability.md, each five times (an hour or two)
 #
 # Both make .venv with the pinned packages of requirements/ first, once. PYTHON=..., CORES=... and pip's own PIP_* variables
@@ -13,7 +14,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint clean test-conda test-slurm faults
+.PHONY: run test lint clean test-conda test-slurm faults bench
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -54,6 +55,10 @@ test-slurm: .venv/test.done
 faults: .venv/test.done
 	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/faults -rs
 
+BENCH ?= results/decoding_benchmark.json
+bench: .venv/bench.done
+	@python -m benchmarks.decoding --output $(BENCH)
+
 clean:
 	rm -rf .venv results .snakemake
 
@@ -66,6 +71,10 @@ clean:
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
 	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/run.txt
 	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	touch $@
+
+.venv/bench.done: .venv/run.done requirements/bench.txt
+	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/bench.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt
