@@ -26,9 +26,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 START = Path(__file__).with_name("one_node_slurm.sh")
 QUERIES = "queries.jsonl"
-# two schemes that wait for nobody, so that two trainings want a GPU at once; steps enough to be interrupted
+# one scheme, of steps enough to be interrupted
 SMALL = {
-    "schemes": ["numeric", "string"],
+    "schemes": ["numeric"],
     "pseudo_queries": {"source": "file", "file": QUERIES},
     "train": {"start_from": "scratch", "steps": 150, "save_every": 10, "log_every": 10},
     "resources": {"gpus": 1, "memory_mb": 1500},
@@ -44,7 +44,6 @@ class Cluster:
         self.folder = folder
         self.model = folder / OWN / "model"
         self.state = folder / OWN / "training_state"
-        self.train_log = folder / "results-tiny/logs/scenes/numeric/seed0/train.log"
 
     def start(self, *arguments: str, **resources: int) -> subprocess.Popen:
         """Start a submitting process; `resources` differ from those of SMALL."""
@@ -64,6 +63,11 @@ class Cluster:
 
     def said(self) -> str:
         return (self.folder / "submitter.log").read_text(encoding="utf-8")
+
+    def train_log(self) -> str:
+        """What the training said; Snakemake deletes the log before a job."""
+        path = self.folder / "results-tiny/logs/scenes/numeric/seed0/train.log"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def jobs(self) -> dict[str, set[str]]:
         """{number of a running job: numbers of its GPUs}."""
@@ -146,7 +150,10 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(cluster, tmp_path_factory) -> dict[str, Run]:
-    """The whole pipeline, and beside it the first stages of another one, whose tower asks for too little memory."""
+    """The whole pipeline, and beside it the first stages of another one, whose tower asks for too little memory.
+
+    So there are two jobs at once that want a GPU.
+    """
     short = Cluster(tmp_path_factory.mktemp("short"))
     _write_pseudo_queries(short.folder)
     started = {"whole": (cluster, cluster.start()), "short": (short, short.start("--until", "tower", memory_mb=450))}
@@ -178,10 +185,10 @@ def test_the_whole_pipeline_is_submitted(cluster, runs):
     run = runs["whole"]
     assert run.code == 0, run.said[-8000:]
     rows = json.loads((cluster.folder / "results-tiny" / "metrics.json").read_text())
-    assert [row["system"] for row in rows] == ["baseline", "numeric", "string"]
+    assert [row["system"] for row in rows] == ["baseline", "numeric"]
     records = [json.loads(path.read_text()) for path in cluster.folder.rglob("*provenance.json")]
     jobs = {record["environment"]["job"] for record in records if record["stage"] != "metrics"}  # a local rule
-    assert None not in jobs and len(jobs) >= 15, "a stage ran outside of Slurm"
+    assert None not in jobs and len(jobs) >= 11, "a stage ran outside of Slurm"
 
 
 def test_two_gpu_jobs_share_no_gpu(cluster, runs):
@@ -191,8 +198,8 @@ def test_two_gpu_jobs_share_no_gpu(cluster, runs):
     assert together, "two GPU jobs were never seen running together"
     for held in together:
         assert len(set().union(*held)) == sum(map(len, held)), f"a GPU is held twice: {held}"
-    records = [json.loads(path.read_text()) for path in cluster.folder.rglob("model/provenance.json")]
-    assert len(records) == 2 and all(len(record["environment"]["gpus"].split(",")) == 1 for record in records)
+    record = json.loads((cluster.model / "provenance.json").read_text())
+    assert len(record["environment"]["gpus"].split(",")) == 1
 
 
 @pytest.fixture(scope="module")
@@ -219,22 +226,19 @@ def interrupted(cluster, undisturbed) -> None:
 def test_a_cancelled_job_ends_the_run_in_words(cluster, interrupted):
     """It is one that goes on from the state that the killed submitter's job has left."""
     submitter, job = cluster.train()
-    wait_until("going on", lambda: "going on from step" in cluster.train_log.read_text(), cluster)
+    wait_until("going on", lambda: "going on from step" in cluster.train_log(), cluster)
     subprocess.run(["scancel", job], check=True)
     assert submitter.wait(timeout=300) != 0
     said = cluster.said()
     assert "was cancelled and is not submitted again" in said, said[-8000:]
     assert said.count("has been submitted with SLURM jobid") == 1, said[-8000:]
     assert (
-        cluster.train_log.read_text()
-        .strip()
-        .splitlines()[-1]
-        .startswith("ended: SIGTERM: asked to end from outside: cancelled")
+        cluster.train_log().strip().splitlines()[-1].startswith("ended: SIGTERM: asked to end from outside: cancelled")
     )
 
 
 def test_what_was_interrupted_twice_ends_in_the_same_model(cluster, interrupted, undisturbed):
     code, said = cluster.run("--", f"{OWN}/model")
     assert code == 0, said[-8000:]
-    assert "going on from step" in cluster.train_log.read_text()
+    assert "going on from step" in cluster.train_log()
     assert (cluster.model / "model.safetensors").read_bytes() == undisturbed
