@@ -19,6 +19,8 @@ SHELL := bash
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
 CORES ?= all
+# Every file but torch's must have one of the hashes that requirements/ list: torch's depend on the CUDA of the machine.
+PIP = .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
 # without compiled files every stage would spend ten seconds more on compiling torch and transformers
@@ -62,21 +64,21 @@ bench: .venv/bench.done
 clean:
 	rm -rf .venv results .snakemake
 
-.venv/run.done: requirements/run.txt requirements/no-deps.txt
+.venv/run.done: requirements/run.txt requirements/torch.txt requirements/no-deps.txt
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
-	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/run.txt
-	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	$(PIP) --require-hashes --no-deps -r requirements/run.txt -r requirements/no-deps.txt
+	$(PIP) -r requirements/torch.txt
 	touch $@
 
 .venv/bench.done: .venv/run.done requirements/bench.txt
-	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/bench.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/bench.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt
-	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/dev.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
 	touch $@

@@ -7,6 +7,7 @@ is ever executed.
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import torch
@@ -85,6 +86,10 @@ def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.
         raise GraceError(
             f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
             "give a local folder in flamingo.pretrained.model where no hub can be reached"
+        ) from None
+    except pickle.UnpicklingError:
+        raise GraceError(
+            f"language model {name!r}: its weights hold more than tensors and are not loaded; take them as safetensors"
         ) from None
     wrong = {kind: sorted(map(str, told[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     # GPT-NeoX and GPT-J files of their time hold masks and frequencies, which are computed now.
