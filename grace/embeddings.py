@@ -22,7 +22,8 @@ from grace.config import Tower
 from grace.data.images import read_image
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
-from grace.files import need, read_array, replacing_folder, write_json
+from grace.files import need, read_array, read_json, replacing_folder, write_json
+from grace.model.checkpoints import weights_digest
 from grace.towers import open_tower
 
 PAD_COLOUR = (128, 128, 128)
@@ -56,6 +57,10 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
             "images": len(files),
             "embedding_dim": int(embeddings.shape[1]),
             "visual_tokens": list(tokens.shape[1:]),
+            "tower": {
+                **read_json(tower / "config.json", "tower configuration"),
+                "weights_sha256": weights_digest(model.model),
+            },
         }
         write_json(folder / "encode.json", summary)
 

@@ -2,7 +2,7 @@
 
 Reads the dataset, embeddings and captioner folders, or a Parquet, CSV or JSONL table with image_id and text; writes
 `pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions of
-gallery images are never read here.
+gallery images are never read here. Where trainings are validated (`--val`), val images have pseudo-queries as well.
 
     python -m grace pseudo_queries --dataset ... --embeddings ... --captioner ... --output results/scenes/pseudo_queries
 """
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from grace.config import PseudoQueries
-from grace.data.tables import DatasetTables, load_dataset
+from grace.data.tables import load_dataset
 from grace.errors import GraceError
 from grace.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
 from grace.provenance import provenance
@@ -25,18 +25,20 @@ ROUNDS = 20  # times that an image whose samples repeat or do not end is asked a
 
 
 def pseudo_queries(
-    *, dataset: Path, embeddings: Path | None, captioner: Path | None, output: Path, settings: PseudoQueries
-) -> None:
-    """Write `settings.per_image` different pseudo-queries of every gallery image."""
+    *, dataset: Path, embeddings: Path | None, captioner: Path | None, output: Path, settings: PseudoQueries,
+    val: bool = False,
+) -> None:  # fmt: skip
+    """Write `settings.per_image` different pseudo-queries of every gallery image, with `val` of every val image too."""
     check_output_folder(output, "pseudo_queries")
     tables = load_dataset(dataset)
+    images = pd.concat([tables.gallery, tables.images_of("val")]) if val else tables.gallery
     if settings.source == "file":
-        table = from_file(Path(settings.file), tables)
+        table = from_file(Path(settings.file), images)
     elif captioner is None or embeddings is None:
         raise GraceError("pseudo_queries.source is captioner: name the folders with --captioner and --embeddings")
     else:
-        table = from_captioner(tables, embeddings, captioner, settings)
-    per_image = table.groupby("image_id").size().reindex(tables.gallery["image_id"], fill_value=0)
+        table = from_captioner(images, len(tables.images), embeddings, captioner, settings)
+    per_image = table.groupby("image_id").size().reindex(images["image_id"], fill_value=0)
     with replacing_folder(output, "pseudo_queries") as folder:
         write_table(folder / "pseudo_queries.parquet", table)
         counts = {
@@ -48,8 +50,8 @@ def pseudo_queries(
         write_json(folder / "pseudo_queries.json", {**counts, "provenance": provenance(settings.model_dump())})
 
 
-def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
-    """A given table of pseudo-queries, checked: every gallery image has one at least, no other image has any."""
+def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
+    """A given table of pseudo-queries, checked: every one of `images` has one at least, no other image has any."""
     need(path, "table of pseudo-queries")
     readers = {".csv": pd.read_csv, ".jsonl": lambda p, **kw: pd.read_json(p, lines=True, **kw)}
     if path.suffix == ".parquet":
@@ -64,7 +66,7 @@ def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
     lacking = {"image_id", "text"} - set(table.columns)
     if lacking or table[["image_id", "text"]].isna().any().any():
         raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
-    gallery, named = set(tables.gallery["image_id"]), set(table["image_id"])
+    gallery, named = set(images["image_id"]), set(table["image_id"])
     if named - gallery:
         raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is no gallery image")
     if gallery - named:
@@ -76,8 +78,11 @@ def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
     return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
 
 
-def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, settings: PseudoQueries) -> pd.DataFrame:
-    """Sample, or search by beam, `per_image` different texts for every gallery image."""
+def from_captioner(
+    wanted: pd.DataFrame, rows: int, embeddings: Path, captioner: Path, settings: PseudoQueries
+) -> pd.DataFrame:
+    """Sample, or search by beam, `per_image` different texts for every image of `wanted`, whose index is the row of the `rows`
+    embeddings."""
     from grace.embeddings import load_embeddings
     from grace.model.checkpoints import load_model
     from grace.prompts import Prompts
@@ -87,10 +92,10 @@ def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, set
     model, words, config = load_model(captioner, device)
     if config["scheme"] != "caption":
         raise GraceError(f"model {captioner} is of the scheme {config['scheme']}, not a captioner")
-    vectors = load_embeddings(embeddings, len(tables.images))
+    vectors = load_embeddings(embeddings, rows)
     prompts = Prompts(words)
-    images = tables.gallery["image_id"].tolist()
-    row_of = dict(zip(images, tables.gallery.index.tolist(), strict=True))
+    images = wanted["image_id"].tolist()
+    row_of = dict(zip(images, wanted.index.tolist(), strict=True))
     generator = torch.Generator(device).manual_seed(settings.seed)
     found: dict[str, dict[str, float]] = {image: {} for image in images}
     for _ in range(ROUNDS if settings.method == "sample" else 1):

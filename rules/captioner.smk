@@ -23,7 +23,7 @@ rule captioner:
         settings=as_json(flamingo=CONFIG.flamingo, training=CONFIG.captioner),
         stage_version=STAGES["captioner"],
     shell:
-        "{params.launch} captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
+        "{params.launch} -m grace captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
         " --embeddings {input.embeddings:q} --output {output:q} --state {params.state:q} --settings {params.settings:q}"
         " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
@@ -49,10 +49,11 @@ if CONFIG.pseudo_queries.source == "captioner":
             gpu=GPU,
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
+            val=VAL,
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
-            " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+            " --captioner {input.captioner:q} --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 
@@ -73,7 +74,8 @@ else:
             mem_mb=memory(2000),
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
+            val=VAL,
             stage_version=STAGES["pseudo_queries"],
         shell:
-            "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
+            "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} {params.val} --settings {params.settings:q}"
             " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
