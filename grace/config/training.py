@@ -134,6 +134,11 @@ class Atomic(Section):
     """The classification objective of the atomic scheme."""
 
     temperature: Rate = Field(0.07, description="start value of the learned softmax temperature")
+    projection: Literal["random", "regression"] = Field(
+        "random",
+        description="start of the projection of hidden states: random, or the ridge regression of image embeddings on the hidden states of a pretrained language model",
+    )
+    regression_samples: Positive = Field(2000, description="samples of that regression")
     train_class_matrix: bool = Field(
         False, description="train the class matrix too (it starts as the image embeddings)"
     )

@@ -9,7 +9,7 @@ folder `{output}_state` until the tower is complete: a run that was killed goes 
 `model.safetensors` (the heads), `config.json`, `metrics.jsonl`, and the features, so that no later stage runs a backbone over
 the same data again: `images.npy`, `captions.npy` (float16) and `features.json`, which says of what.
 
-    python -m grace tower --dataset results/flickr8k/dataset --output results/flickr8k/tower --settings '{"kind": "efficientnet_lite0"}'
+    python -m grace tower --dataset DIR --output results/flickr8k/tower --settings '{"kind": "efficientnet_lite0"}'
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from grace.provenance import provenance
 from grace.schemes import SCHEMES
 from grace.training.deepspeed_engine import is_first_process
 from grace.training.engine import train_model
+from grace.training.head_start import start_projection
 from grace.training.pools import scheme_pools
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
 
@@ -70,6 +71,8 @@ def train(
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
     pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
+    if scheme == "atomic" and atomic_head.projection == "regression":
+        start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
     settings = {
         "flamingo": flamingo.model_dump(),
         "training": training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)),
