@@ -55,6 +55,32 @@ if CONFIG.pseudo_queries.source == "captioner":
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
             " --captioner {input.captioner:q} --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
+elif CONFIG.pseudo_queries.source == "nearest":
+
+    rule pseudo_queries:
+        input:
+            dataset=rules.dataset.output[0],
+            embeddings=rules.encode.output[0],
+            tower=rules.tower.output[0],
+        output:
+            directory(f"{DATA}/pseudo_queries"),
+        log:
+            f"{LOGS}/pseudo_queries.log",
+        benchmark:
+            f"{TIMES}/pseudo_queries.tsv"
+        conda:
+            "../envs/infer.yaml"
+        threads: ALONE
+        resources:
+            mem_mb=memory(MEMORY),
+            gpu=GPU,
+        params:
+            settings=as_json(section=CONFIG.pseudo_queries),
+            stage_version=STAGES["pseudo_queries"],
+        shell:
+            "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
+            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+
 else:
 
     rule pseudo_queries:

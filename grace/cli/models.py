@@ -68,14 +68,15 @@ def pseudo_queries_command(
     output: Output,
     embeddings: Path | None = None,
     captioner: Path | None = None,
+    tower: Path | None = None,
     settings: Settings = "{}",
     val: Val = False,
 ) -> None:
-    """Write captions of every gallery image with the captioner, or take them from a file."""
+    """Write captions of every gallery image with the captioner, borrow them of the train split, or take them from a file."""
     from grace.pseudo_queries import pseudo_queries
 
     given = parsed(PseudoQueries, settings)
-    reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner}
+    reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner, "tower": tower}
     said = {**given.model_dump(mode="json"), "val": val}
     with recorded("pseudo_queries", reads=reads, writes=[output], settings=said):
         pseudo_queries(**reads, output=output, settings=given, val=val)

@@ -119,10 +119,11 @@ class Captioner(Training):
 
 
 class PseudoQueries(Section):
-    """Captions that the captioner writes of every gallery image."""
+    """Captions of every gallery image that nobody wrote for it: training queries of the images to be found."""
 
-    source: Literal["captioner", "file"] = Field(
-        "captioner", description="captioner, or file: a Parquet, CSV or JSONL table with image_id and text"
+    source: Literal["captioner", "nearest", "file"] = Field(
+        "captioner",
+        description="captioner: it writes them; nearest: the train captions for which the tower finds the image; file: a Parquet, CSV or JSONL table with image_id and text",
     )
     file: str = Field("", description="path of that table")
     per_image: Positive = Field(5, description="pseudo-queries of an image")
@@ -173,6 +174,11 @@ class Atomic(Section):
     """The classification objective of the atomic scheme."""
 
     temperature: Rate = Field(0.07, description="start value of the learned softmax temperature")
+    projection: Literal["random", "regression"] = Field(
+        "random",
+        description="start of the projection of hidden states: random, or the ridge regression of image embeddings on the hidden states of a pretrained language model",
+    )
+    regression_samples: Positive = Field(2000, description="samples of that regression")
     train_class_matrix: bool = Field(
         False, description="train the class matrix too (it starts as the image embeddings)"
     )

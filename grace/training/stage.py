@@ -36,6 +36,7 @@ from grace.schemes import SCHEMES
 from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
 from grace.training.engine import train_model
+from grace.training.head_start import start_projection
 from grace.training.pools import scheme_pools
 from grace.training.resume import told_where
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
@@ -75,6 +76,8 @@ def train(
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
     pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
+    if scheme == "atomic" and atomic_head.projection == "regression":
+        start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
     settings = {
         "flamingo": flamingo.model_dump(),
         "training": training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)),
