@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measured(*arguments: object) -> dict[str, float]:
-    """Run `python ARGUMENTS` in the repository; {seconds, cpu_seconds, peak_memory_mb}. A failure ends the measurement.
+    """Run `python ARGUMENTS` in the repository; {seconds, cpu_seconds, peak_memory_mb, load}. A failure ends the measurement.
 
-    Peak memory is the largest resident set; pages of memory-mapped files count too.
+    Peak memory is the largest resident set; pages of memory-mapped files count too. Load is the mean number of processes that
+    wanted a core in the last minute of the run, this one's threads among them: more than the cores, and seconds say little.
     """
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT)
@@ -28,6 +29,7 @@ def measured(*arguments: object) -> dict[str, float]:
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_memory_mb": usage.ru_maxrss // 1024,
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

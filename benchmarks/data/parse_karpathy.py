@@ -22,7 +22,26 @@ from grace.files import read_json, write_json
 SPLITS = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
 CAPTIONS = {5: 122_959, 6: 324, 7: 4}
 """Images by their number of captions, as in dataset_coco.json."""
-WORDS = "a the man woman dog cat street red of on in with sitting standing large two people and next to table".split()
+WORDS = (
+    *(
+        "a",
+        "the",
+        "man",
+        "woman",
+        "dog",
+        "cat",
+        "street",
+        "red",
+        "of",
+        "on",
+        "in",
+        "with",
+        "sitting",
+        "standing",
+        "large",
+    ),
+    *("two", "people", "and", "next", "to", "table"),
+)
 
 
 def write_document(path: Path, seed: int = 0) -> None:

@@ -7,7 +7,8 @@ with one seed and once with another (--once: one run), and writes a JSON file:
     python -m benchmarks.data.structured_identifiers --images 123287 --output docs/results/structured_123k.json
     python -m benchmarks.data.structured_identifiers --images 1000000 --once --output docs/results/structured_1m.json
 
-Runs of one seed must have one fingerprint. A million images need 3 GB of disk in --folder (default: a temporary folder, deleted at the end).
+Runs of one seed must have one fingerprint. A million images need 3 GB of disk in --folder (default: a temporary folder, deleted
+at the end).
 """
 
 from __future__ import annotations
