@@ -1,1 +1,1 @@
-"""Measurements: what takes how long and how much memory, and comparisons as ratios in one run. No tests."""
+"""Comparisons of speed and size: ratios in one run on one machine, never timed asserts."""

@@ -33,6 +33,7 @@ from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
 from grace.errors import GraceError
 from grace.files import check_output_folder, need, read_array, read_json, replacing_folder, write_array, write_json
+from grace.model.checkpoints import weights_digest
 from grace.towers import open_tower
 
 PAD_COLOUR = (128, 128, 128)
@@ -59,7 +60,15 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
         for name in ARRAYS:
             shutil.move(state / name, folder / name)
         write_array(folder / "pad_tokens.npy", pad_tokens.half().numpy())
-        summary = {"images": shapes[0][0], "embedding_dim": shapes[0][1], "visual_tokens": list(shapes[1][1:])}
+        summary = {
+            "images": shapes[0][0],
+            "embedding_dim": shapes[0][1],
+            "visual_tokens": list(shapes[1][1:]),
+            "tower": {
+                **read_json(Path(tower) / "config.json", "tower configuration"),
+                "weights_sha256": weights_digest(model.model),
+            },
+        }
         write_json(folder / "encode.json", summary)
     shutil.rmtree(state)
 
@@ -71,13 +80,14 @@ def _filled(model: Any, tables: DatasetTables, batch: int, done: int, arrays: tu
     """
     files = tables.images["file"].tolist()
     embeddings, tokens = arrays
-    images = read_ahead([tables.image_path(file) for file in files[done:]])
+    known = model.known_images(tables) if hasattr(model, "known_images") else None
+    images = read_ahead([] if known else [tables.image_path(file) for file in files[done:]])
     with tqdm(total=len(files), initial=done, desc="encode", unit="image", disable=None) as bar:
         for number, start in enumerate(range(done, len(files), batch), start=1):
-            vectors, patches = model.encode_images(list(islice(images, batch)))
+            rows = slice(start, start + batch)
+            vectors, patches = known(rows) if known else model.encode_images(list(islice(images, batch)))
             if not torch.isfinite(vectors).all():
                 raise GraceError(f"the tower gives embeddings that are not finite (images {files[start]} ...)")
-            rows = slice(start, start + batch)
             embeddings[rows], tokens[rows] = vectors.numpy(), patches.half().numpy()
             bar.update(len(vectors))
             if number % SAVE_EVERY == 0 or start + batch >= len(files):
