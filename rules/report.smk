@@ -3,6 +3,7 @@ rule report:
     input:
         metrics=rules.metrics.output[0],
         dataset=rules.dataset.output[0],
+        embeddings=rules.encode.output[0],
         runs=expand(f"{DATA}/{{system}}/run.trec", system=SYSTEMS),
         models=expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
         identifiers=expand(rules.identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),

@@ -23,7 +23,8 @@ from grace.errors import GraceError
 from grace.evaluation.measures import MEASURES
 from grace.files import replacing
 from grace.report import costs, tables
-from grace.report.figures import curves_figure, lengths_figure, recall_figure
+from grace.report.data_card import data_card, word_counts
+from grace.report.figures import curves_figure, lengths_figure, recall_figure, words_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
 
@@ -61,6 +62,7 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
         for system in systems
         if system.statistics and (counts := tables.lengths(system.statistics))
     }
+    pictures = Pictures(inputs.dataset) if settings.examples else None
     stages, total = ([], {}) if inputs.benchmarks is None else costs.stage_rows(inputs.benchmarks)
     return {
         "title": settings.title,
@@ -69,7 +71,8 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
         "queries": len(inputs.gold),
         "gallery": len(inputs.dataset.gallery),
         "dataset_name": inputs.dataset.summary["name"],
-        "dataset": tables.dataset_facts(inputs),
+        "data": data_card(inputs.dataset, inputs.vectors, pictures, settings.near_duplicate),
+        "words_figure": words_figure(word_counts(inputs.dataset)),
         "measures": MEASURES,
         "confidence": f"{100 * first['confidence']:g} %",
         "alpha": f"{1 - first['confidence']:.2g}",
@@ -79,7 +82,7 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
         "versus": tables.versus_rows(systems),
         "seeds": tables.seed_rows(systems),
         "recall_figure": recall_figure(systems),
-        "examples": system_examples(inputs, settings.examples),
+        "examples": system_examples(inputs, settings.examples, pictures),
         "several_seeds": len({system.name for system in systems}) < len(systems),
         "curves": tables.training_rows(curves),
         "curves_figure": curves_figure(curves) if curves else None,
@@ -125,11 +128,10 @@ def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]
     return found, missing
 
 
-def system_examples(inputs: Inputs, count: int) -> list[Examples]:
-    """Examples of every system, of its first seed."""
-    if count == 0:
+def system_examples(inputs: Inputs, count: int, pictures: Pictures | None) -> list[Examples]:
+    """Examples of every system, of its first seed; none without pictures."""
+    if pictures is None:
         return []
-    pictures = Pictures(inputs.dataset)
     first: dict[str, System] = {}
     for system in inputs.systems:
         first.setdefault(system.name, system)
