@@ -15,27 +15,41 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = "results-tiny"
 FINAL = (f"{OUTPUT}/metrics.json", f"{OUTPUT}/scenes/numeric/seed0/run.trec", f"{OUTPUT}/scenes/baseline/run.trec")
-# the shortest way through every rule: one scheme that starts from nothing
+# the shortest way to a table of scores: one scheme that starts from nothing, pseudo-queries that are given
 SMALL = {
     "schemes": ["numeric"],
-    "train": {"start_from": "scratch", "steps": 60, "save_every": 5, "log_every": 10},
-    "captioner": {"steps": 20, "save_every": 5},
+    "pseudo_queries": {"source": "file", "file": "queries.jsonl"},
+    "train": {"start_from": "scratch", "steps": 40, "save_every": 5, "log_every": 10},
     "evaluate": {"resamples": 50},
     "report": {"examples": 1},
 }
+# and one through every stage
+WHOLE = {
+    **SMALL,
+    "pseudo_queries": {"source": "captioner"},
+    "captioner": {"steps": 20, "save_every": 5},
+}
+GALLERY = range(70, 100)  # image ids of the split test: config/tiny.yaml draws 60 + 10 + 30 images
 
 
 class Run:
     """Snakemake in one folder."""
 
-    def __init__(self, folder: Path, log: str = "said.log") -> None:
-        self.folder, self.log = folder, folder / log
+    def __init__(self, folder: Path, log: str = "said.log", values: dict = SMALL) -> None:
+        self.folder, self.log, self.values = folder, folder / log, values
         self.results = folder / OUTPUT
 
-    def configure(self, **changed: object) -> None:
-        """Write the overlay: SMALL, and other values of some sections."""
-        values = {**SMALL, **{name: {**SMALL.get(name, {}), **value} for name, value in changed.items()}}
+    def configure(self, **changed: dict) -> None:
+        """Write the overlay: the run's values, and others in some sections; and the file of pseudo-queries, if there is none."""
+        values = {**self.values, **{name: {**self.values.get(name, {}), **value} for name, value in changed.items()}}
         (self.folder / "small.yaml").write_text(yaml.safe_dump(values))
+        if not (self.folder / "queries.jsonl").exists():
+            self.say("a drawing called")
+
+    def say(self, text: str) -> None:
+        """Write the file of pseudo-queries: `text` and the image's number."""
+        lines = [json.dumps({"image_id": str(image), "text": f"{text} {image}"}) + "\n" for image in GALLERY]
+        (self.folder / "queries.jsonl").write_text("".join(lines))
 
     def start(self, *arguments: str, limits: str = "") -> subprocess.Popen:
         """Start a run; `limits` are shell commands before it, such as `ulimit -f 100`."""
