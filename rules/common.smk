@@ -46,10 +46,11 @@ THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
 MEMORY = CONFIG.resources.memory_mb
-LAUNCH = (
-    "python -m grace"
+VAL = "--val" if CONFIG.train.validate_every else ""  # a training is validated on images that it has memorised
+LAUNCH = CONFIG.resources.launcher or (
+    "python"
     if CONFIG.resources.processes == 1
-    else f"python -m torch.distributed.run --standalone --nproc-per-node {CONFIG.resources.processes} -m grace"
+    else f"python -m grace.training.launch --standalone --nproc-per-node {CONFIG.resources.processes}"
 )
 
 

@@ -86,6 +86,17 @@ def test_a_full_disk(run: Run, undisturbed: Run, own_disk: Path | None, chance: 
     run.must_end_as(undisturbed)
 
 
+def fill(path: Path, leave: int) -> None:
+    """Write a file until the disk is full, then take `leave` bytes back."""
+    size = 0
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                size += file.write(b"\0" * 65536)
+        except OSError:
+            file.truncate(max(0, size - leave))
+
+
 def test_a_read_only_output_folder(
     run: Run, undisturbed: Run, own_disk: Path | None, chance: random.Random, repeat: int
 ):
