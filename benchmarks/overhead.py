@@ -1,7 +1,7 @@
 """What the workflow costs beside the stages: the wall time of a run in which no stage is at work.
 
 Runs `snakemake` from nothing in a folder, then reads when every stage was at work out of the sidecars of its outputs. A stage's
-own time begins when its code is imported and ends when its outputs are hashed; importing torch counts as overhead, as do
+own time begins once its code is imported and ends when its outputs are hashed; importing torch counts as overhead, as do
 Snakemake's start, its planning, and its bookkeeping between two jobs. Two stages at work at once count once. Keep both cores
 free meanwhile.
 

@@ -48,6 +48,7 @@ def test_an_output_edited_by_hand(run: Run, undisturbed: Run, chance: random.Ran
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_an_input_changed_between_stages(undisturbed: Run, run: Run, chance: random.Random, repeat: int):
     """Other pseudo-queries in mid-run: what read the old ones runs again; the old ones back, the old scores are back."""
     snakemake = run.start("-R", "pseudo_queries")
@@ -63,6 +64,7 @@ def test_an_input_changed_between_stages(undisturbed: Run, run: Run, chance: ran
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run, repeat: int):
     """A trainer killed, its pseudo-queries changed (images, identifiers and settings are not): training starts anew."""
     own = run.results / OWN
@@ -82,6 +84,7 @@ def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("section", ["train", "evaluate"])
 def test_a_configuration_changed_in_mid_run(run: Run, undisturbed: Run, section: str, repeat: int):
     """The run at work keeps the one it began with; the next run makes again exactly what the new one changes."""

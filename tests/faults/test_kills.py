@@ -84,6 +84,7 @@ def test_a_stage_ends_with_its_snakemake(run: Run, undisturbed: Run, repeat: int
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_two_runs_in_one_folder(run: Run, undisturbed: Run, repeat: int):
     """The second is refused in words and disturbs nothing."""
     first = run.start("-R", "identifiers")

@@ -133,6 +133,7 @@ def test_too_little_memory(run: Run, undisturbed: Run, chance: random.Random, re
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_a_clock_that_jumps(run: Run, undisturbed: Run, chance: random.Random, repeat: int):
     """What was made until some stage bears the time of a clock a day ahead, or behind; what follows, that of the right one."""
     code, said = run("--until", "encode", "-R", "encode")
