@@ -52,20 +52,25 @@ def told_where(state: TrainingState, what: str, tag: str | None = None, folder: 
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch's file writer tells a full disk as a RuntimeError about an unexpected position.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+    except Exception as error:
+        if not _of_the_disk(error):
             raise
         kept = state.latest()
         if tag and tag != kept:
             shutil.rmtree(state.folder / tag, ignore_errors=True)
         folder = folder or state.folder
         said = f"the state of {kept} is kept, run again to go on from there" if kept else "no state was saved before"
-        free = shutil.disk_usage(folder).free / 2**30
+        free = shutil.disk_usage(folder if folder.exists() else state.folder).free / 2**30
         raise GraceError(
             f"{what} cannot be written to {folder} ({str(error).strip().splitlines()[0]}; "
             f"{free:.1f} GiB are free there now); free some space: {said}"
         ) from None
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether an error is the file system's: torch and tokenizers tell a full disk by errors of their own kinds."""
+    torch_writer = isinstance(error, RuntimeError) and "inline_container" in str(error)
+    return torch_writer or isinstance(error, OSError | SafetensorError) or "(os error 28)" in str(error)
 
 
 def resume(
