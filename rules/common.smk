@@ -9,6 +9,7 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
+from grace.clock import no_times_to_come
 from grace.config import Config
 from grace.config import parse as parse_config
 from grace.ending import last_line, was_asked_to_end

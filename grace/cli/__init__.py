@@ -69,7 +69,12 @@ def main() -> None:
         print(f"error: {what}: {error.filename or 'while writing'}", file=sys.stderr)
         sys.exit(2)
     except MemoryError as error:
-        print(f"error: memory ran out ({error or 'MemoryError'}); give the stage more", file=sys.stderr)
+        print(f"error: memory ran out ({str(error) or 'MemoryError'}); give the stage more", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        if "failed to map segment" not in str(error):  # the loader's words for a library that memory has no room for
+            raise
+        print(f"error: memory ran out while a library was loaded ({error}); give the stage more", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

@@ -140,9 +140,13 @@ def read_tokenizer(folder: Path | str) -> Any:
     """Load the fast tokenizer of a local folder; never asks a network."""
     folder = need(folder, "tokenizer folder")
     need(folder / "tokenizer.json", "tokenizer file")
-    from transformers import AutoTokenizer  # an import of a second, not paid by those who do not need it
+    from transformers import PreTrainedTokenizerFast  # here, so that those who do not need it do not pay for the import
 
     try:
+        if _is_generic(folder):
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        from transformers import AutoTokenizer  # brings torch's compiler and scikit-learn along: three seconds more
+
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception for a broken file
         said = str(error).strip().splitlines()
@@ -150,6 +154,13 @@ def read_tokenizer(folder: Path | str) -> Any:
     if not tokenizer.is_fast:
         raise GraceError(f"tokenizer {folder} is not a fast tokenizer; run tokenizer again")
     return tokenizer
+
+
+def _is_generic(folder: Path) -> bool:
+    """Whether the folder's tokenizer is of no model's own class, as those of the stage `tokenizer` with a small model are."""
+    config = folder / "tokenizer_config.json"
+    said = read_json(config, "configuration of the tokenizer") if config.is_file() else {}
+    return isinstance(said, dict) and said.get("tokenizer_class") == "PreTrainedTokenizerFast"
 
 
 def end_token_id(tokenizer: Any) -> int:

@@ -1,4 +1,4 @@
-"""The whole pipeline, run once for real on sixty drawings, and what reruns after an edit."""
+"""The whole pipeline, run once for real on sixty drawings. What reruns after which edit: `test_reruns.py`."""
 
 from __future__ import annotations
 
@@ -78,37 +78,10 @@ def test_a_second_run_has_nothing_to_do(workflow):
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
 
 
-def test_another_title_reruns_only_the_report(workflow):
-    title = workflow.overlay("title", {"report": {"title": "Another title"}})
-    assert workflow.planned(overlays=(TINY, title)) == {"report": 1}
-
-
 def test_other_beams_rerun_retrieval_and_what_follows(workflow):
     beams = workflow.overlay("beams", {"retrieve": {"beams": 7}})
     plan = workflow.planned(overlays=(TINY, beams))
     assert plan == {"retrieve": 2, "evaluate": 2, "metrics": 1, "report": 1}
-
-
-@pytest.mark.parametrize(("scheme", "models"), [("structured", 1), ("atomic", 2)])
-def test_other_training_of_one_scheme_reruns_that_scheme(workflow, scheme, models):
-    """Structured starts from the atomic model, so it follows that one; atomic follows nobody."""
-    steps = workflow.overlay("steps", {"train": {scheme: {"steps": 21}}})
-    plan = workflow.planned(overlays=(TINY, steps))
-    assert plan == {**dict.fromkeys(("train", "retrieve", "evaluate"), models), "metrics": 1, "report": 1}
-
-
-def test_another_scheme_leaves_the_finished_ones_alone(workflow):
-    more = workflow.overlay("more", {"schemes": ["atomic", "structured", "numeric"]})
-    plan = workflow.planned(overlays=(TINY, more))
-    assert plan == {
-        **dict.fromkeys(("identifiers", "trie", "train", "retrieve", "evaluate"), 1),
-        **dict.fromkeys(("metrics", "report"), 1),
-    }
-
-
-def test_another_drawing_reruns_everything(workflow):
-    seed = workflow.overlay("seed", {"dataset": {"scenes": {"seed": 1}}})
-    assert workflow.planned(overlays=(TINY, seed))["train"] == 2
 
 
 def test_train_alone_again_ends_in_the_same_runs(workflow, results):
