@@ -4,6 +4,7 @@
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
 # make test-slurm   the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
+# make test-places  both at once
 # make faults       every fault of docs/reliability.md, each five times (an hour or two)
 #
 # Both make .venv with the pinned packages of requirements/ first, once. PYTHON=..., CORES=... and pip's own PIP_* variables
@@ -13,7 +14,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint clean test-conda test-slurm faults
+.PHONY: run test lint clean test-conda test-slurm test-places faults
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -50,6 +51,9 @@ test-conda: .venv/test.done
 
 test-slurm: .venv/test.done
 	@python -m pytest tests/slurm -rs
+
+test-places: .venv/test.done
+	@python -m pytest $(TESTS) tests/conda tests/slurm -rs --durations=5
 
 faults: .venv/test.done
 	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/faults -rs
