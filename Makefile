@@ -68,8 +68,9 @@ clean:
 	"$(PYTHON)" -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
-	$(PIP) --require-hashes --no-deps -r requirements/run.txt -r requirements/no-deps.txt
+	$(PIP) --require-hashes --no-deps -r requirements/run.txt
 	$(PIP) -r requirements/torch.txt
+	$(PIP) --require-hashes --no-deps -r requirements/no-deps.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt
