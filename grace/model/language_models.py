@@ -1,4 +1,4 @@
-"""The language model below a Flamingo: made from scratch, or pretrained by hub name or local folder.
+"""The language model below a Flamingo: made from scratch, or pretrained by hub name, local folder or GGUF file.
 
 Pretrained weights are loaded whole or not at all: a missing, unexpected or misshapen tensor is an error. MPT has a loader
 of its own (QK LayerNorm, published names); the other families go through transformers. No code of a model's repository
@@ -17,6 +17,9 @@ from grace.config import Flamingo as FlamingoSettings
 from grace.config import ScratchLanguageModel
 from grace.errors import GraceError
 from grace.files import read_json
+from grace.model.gguf import gguf_file, read_config, read_tensors
+from grace.model.tokenizer import fetch as fetch_tokenizer
+from grace.model.vocabulary import cut_embeddings
 from grace.model.weight_files import fetch, read_model_tensors
 
 
@@ -38,15 +41,28 @@ def language_model(
         )
     name = settings.pretrained.model
     if config is None:
-        path = fetch(name, "config.json")
-        if path is None:
-            raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
-        config = read_json(path, "configuration of the language model")
+        config = _configuration(name)
     from grace.model.mpt import MODEL_TYPES
 
     if config.get("model_type") in MODEL_TYPES:
-        return _mpt(name, config, pretrained)
-    return _by_transformers(name, config, pretrained)
+        model = _mpt(name, config, pretrained)
+    elif pretrained and gguf_file(name) is not None:
+        model = _by_gguf(name, config)
+    else:
+        model = _by_transformers(name, config, pretrained)
+    if settings.pretrained.vocabulary and pretrained:
+        cut_embeddings(model, fetch_tokenizer(settings.pretrained.tokenizer or name), tokenizer)
+    return model
+
+
+def _configuration(name: str) -> dict[str, Any]:
+    gguf = gguf_file(name)
+    if gguf is not None:
+        return read_config(gguf)
+    path = fetch(name, "config.json")
+    if path is None:
+        raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
+    return read_json(path, "configuration of the language model")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -67,6 +83,14 @@ def _mpt(name: str, values: dict[str, Any], pretrained: bool) -> nn.Module:
         model = make_mpt(config)
     model.tie_weights()
     place_tensors(read_model_tensors(name), model, dict(model.named_parameters()), repr(name))
+    return model
+
+
+def _by_gguf(name: str, values: dict[str, Any]) -> nn.Module:
+    from grace.model.published import place_tensors
+
+    model = _by_transformers(name, values, pretrained=False)
+    place_tensors(read_tensors(gguf_file(name), model), model, dict(model.named_parameters()), repr(name))
     return model
 
 

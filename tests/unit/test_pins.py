@@ -99,6 +99,14 @@ def test_direct_pins_are_everywhere_they_belong():
     assert set(lines("run.txt")).isdisjoint(lines("dev.txt"))
 
 
+def test_the_offline_parts_find_what_they_need_in_run():
+    """They are installed without dependencies; of gguf's own, every one is there anyway."""
+    needed = {"numpy", "pyyaml", "requests", "tqdm"}
+    assert needed <= {line.split("==")[0] for line in lines("run.txt")}
+    assert all(PIN.match(line) for line in lines("offline.txt")) and len(lines("offline.txt")) == 5
+    assert set(lines("offline.txt")).isdisjoint([*lines("run.txt"), *lines("dev.txt")])
+
+
 def test_open_flamingo_comes_without_its_dependencies():
     assert lines("no-deps.txt") == ["open_flamingo==2.0.1"]
     assert not any("flamingo" in line for line in [*lines("run.txt"), *conda("train"), *conda("infer")])
