@@ -2,9 +2,9 @@
 
 Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/embeddings/,
 {d}/{tower,captioner}/metrics.jsonl, {d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/,
-model/metrics.jsonl}, and {results}/benchmarks/**.tsv (Snakemake's). Part of `python -m grace report`.
+model/metrics.jsonl}, {results}/benchmarks/**.tsv (Snakemake's), and the records of the jobs. Part of `python -m grace report`.
 
-Metrics, runs and retrieval reports are required. Embeddings, training curves, statistics of identifiers and benchmarks are
+Metrics, runs and retrieval reports are required. Embeddings, training curves, statistics of identifiers, benchmarks and records are
 optional: they are None where they are missing, and the page says so.
 """
 
@@ -25,6 +25,7 @@ from grace.evaluation.measures import gold_images, gold_ranks
 from grace.evaluation.stage import read_rows
 from grace.evaluation.table import label, row_order
 from grace.files import read_array, read_json, read_table
+from grace.report.jobs import Job, read_jobs
 from grace.retrieval.runs import read_qrels, read_run
 
 BASELINE = "baseline"
@@ -68,6 +69,8 @@ class Inputs:
     """training curves of what all systems share: "dual encoder", "captioner" """
     vectors: np.ndarray | None
     """image embeddings f32 [N, D], a memory map; None where the folder is missing"""
+    jobs: list[Job]
+    """as their records have it; none of results that lost their records"""
     benchmarks: pd.DataFrame | None
     """stage, where, seconds, cpu_seconds, memory_mb (nan where Snakemake measured nothing)"""
 
@@ -98,6 +101,7 @@ def read_inputs(config: Config, results: Path) -> Inputs:
             "captioner": read_curve(folder / "captioner" / "metrics.jsonl"),
         },
         vectors=_vectors(folder / "embeddings" / "image_embeddings.npy", len(dataset.images)),
+        jobs=read_jobs(results, config.dataset.name),
         benchmarks=read_benchmarks(results / "benchmarks", config.dataset.name),
     )
 

@@ -27,6 +27,7 @@ from grace.report.data_card import data_card, word_counts
 from grace.report.figures import curves_figure, lengths_figure, recall_figure, words_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
+from grace.report.workflow import workflow_figure
 
 TEMPLATE = "template.html"
 
@@ -92,6 +93,7 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
         "lengths_figure": lengths_figure(lengths) if lengths else None,
         "retrieval": tables.retrieval_rows(systems),
         "certified": any("certified" in system.retrieval for system in systems),
+        "workflow_figure": workflow_figure(inputs.jobs),
         "stages": stages,
         "total": total,
         "config": yaml.safe_dump(inputs.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),

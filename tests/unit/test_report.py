@@ -288,6 +288,7 @@ def test_missing_optional_pieces_are_said(tmp_path):
     assert "No training curve of the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
     assert "No training curve of atomic" in text and "No training curve of structured" not in text
     assert "identifiers/statistics.json is missing" in text and "No benchmark files were found" in text
+    assert "No picture of the workflow: the stages left no records here" in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +25,10 @@ ROW = {
 def workflow(workflow_in, tmp_path_factory):
     """A finished run; the tests below only plan, but for the last one."""
     workflow = workflow_in(tmp_path_factory.mktemp("tiny"))
-    done = workflow(overlays=(TINY,))
+    done = workflow(overlays=(TINY,), network=False)
+    workflow.network_was_denied = done.returncode != 77
+    if not workflow.network_was_denied:
+        done = workflow(overlays=(TINY,))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "results-tiny/report/index.html" in done.stdout + done.stderr
     return workflow
@@ -31,6 +37,23 @@ def workflow(workflow_in, tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(workflow):
     return workflow.folder / "results-tiny"
+
+
+def test_no_stage_needs_a_network(workflow):
+    """The run had none: stages that fetch, `download` and models of a hub, are not in this configuration."""
+    if not workflow.network_was_denied:
+        pytest.skip("this machine allows no namespace without a network")
+    planned = workflow("-n", "-F", "-p", overlays=(TINY,))
+    assert "grace download" not in planned.stdout + planned.stderr
+
+
+def test_the_network_was_denied_indeed(workflow):
+    if not workflow.network_was_denied:
+        pytest.skip("this machine allows no namespace without a network")
+    code = "import socket; socket.create_connection(('192.0.2.1', 443), timeout=5)"
+    command = [sys.executable, str(Path(__file__).with_name("without_network.py")), sys.executable, "-c", code]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1 and "Network is unreachable" in done.stderr
 
 
 def test_the_table_has_a_row_a_system(results):
