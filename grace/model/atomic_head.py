@@ -32,5 +32,8 @@ class AtomicHead(nn.Module):
         """Logits, fp32 [B, K], of all classes or of the given rows of the class matrix."""
         classes = self.classes if rows is None else self.classes[rows]
         with torch.autocast(hidden_BH.device.type, enabled=False):
-            scale = self.log_scale.float().clamp(max=math.log(100.0)).exp()
-            return scale * self.queries(hidden_BH) @ F.normalize(classes.float(), dim=-1).T
+            return self.scale() * self.queries(hidden_BH) @ F.normalize(classes.float(), dim=-1).T
+
+    def scale(self) -> Tensor:
+        """exp(s), at most 100: fp32 [1]."""
+        return self.log_scale.float().clamp(max=math.log(100.0)).exp()

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PIECE = 2**14
+"""Sequences that are read at a time."""
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -34,7 +37,8 @@ def number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
 
 def gather_leaves(nodes: Nodes, images_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """leaf_nodes, leaf_first and leaf_images (see `grace.trie.Trie`); the images of a leaf rise and do not repeat."""
-    images = images_S if nodes.order is None else images_S[nodes.order]
+    images = images_S.astype(np.int32)
+    images = images if nodes.order is None else images.take(nodes.order)
     last = int(nodes.levels[-2])
     none = np.empty(0, dtype=np.int32)
     if (nodes.ends >= last).all():  # one length: the leaves are the last level
@@ -46,6 +50,8 @@ def gather_leaves(nodes: Nodes, images_S: np.ndarray) -> tuple[np.ndarray, np.nd
         numbers[leaf_nodes] = np.arange(len(leaf_nodes), dtype=np.int32)
         leaf, leaves = numbers[nodes.ends], len(leaf_nodes)
     if leaves == len(images):  # no two sequences alike
+        if not len(leaf_nodes):
+            return leaf_nodes, none, images
         leaf_images = np.empty(leaves, dtype=np.int32)
         leaf_images[leaf] = images
         return leaf_nodes, none, leaf_images
@@ -71,44 +77,52 @@ def _columns(flat: np.ndarray, lengths_S: np.ndarray):
         yield rows, flat[starts_S[rows] + place]
 
 
+def _cells(flat: np.ndarray, lengths_S: np.ndarray):
+    """(rows, place, their tokens) of all sequences, piece by piece: a piece stays in the processor's cache meanwhile."""
+    depth = int(lengths_S.max())
+    uniform = bool((lengths_S == depth).all())
+    starts_S = None if uniform else np.cumsum(lengths_S) - lengths_S
+    for begin in range(0, len(lengths_S), PIECE):
+        rows: slice | np.ndarray = slice(begin, min(begin + PIECE, len(lengths_S)))
+        if uniform:
+            matrix = flat[rows.start * depth : rows.stop * depth].reshape(-1, depth)
+            yield from ((rows, place, matrix[:, place]) for place in range(depth))
+            continue
+        rows = np.arange(rows.start, rows.stop)
+        for place in range(depth):
+            rows = rows[lengths_S[rows] > place]
+            yield rows, place, flat[starts_S[rows] + place]
+
+
 def _pack(flat: np.ndarray, lengths_S: np.ndarray) -> tuple[np.ndarray, list[int], list[np.ndarray]] | None:
     """Keys (int64 [S]), bits of each position, and its tokens by code; None if the keys need more than 63 bits.
 
     Code 0 is "no token", so a shorter sequence stands right before those it is the beginning of.
     """
+    depth, known = int(lengths_S.max()), None
+    if depth * int(flat.max()) > 4 * len(flat) + 2**20:  # tables over all token ids would be larger than the work
+        known, flat = np.unique(flat, return_inverse=True)
+    seen = np.zeros((depth, int(flat.max()) + 1), dtype=bool)
+    for _, place, tokens in _cells(flat, lengths_S):
+        seen[place][tokens] = True
+    alphabets = [np.flatnonzero(here) for here in seen]
+    bits = [len(alphabet).bit_length() for alphabet in alphabets]
+    if sum(bits) > 63:
+        return None
+    left = sum(bits) - np.cumsum(bits)
+    codes = np.cumsum(seen, axis=1, dtype=np.int64) << left[:, None]
     keys = np.zeros(len(lengths_S), dtype=np.int64)
-    bits, alphabets = [], []
-    for rows, tokens in _columns(flat, lengths_S):
-        alphabet, codes = _codes(tokens)
-        need = len(alphabet).bit_length()
-        if sum(bits) + need > 63:
-            return None
-        keys <<= need
-        if rows is None:
-            keys |= codes
-        else:
-            keys[rows] |= codes
-        bits.append(need)
-        alphabets.append(np.concatenate([[0], alphabet]).astype(np.int32))
-    return keys, bits, alphabets
-
-
-def _codes(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different tokens in order, and for each token its place among them, from 1."""
-    largest = int(tokens.max())
-    if largest > 4 * len(tokens) + 2**16:  # a table over all token ids would be larger than the work
-        alphabet, places = np.unique(tokens, return_inverse=True)
-        return alphabet, places + 1
-    seen = np.zeros(largest + 1, dtype=bool)
-    seen[tokens] = True
-    return np.flatnonzero(seen), np.cumsum(seen, dtype=np.int32)[tokens]
+    for rows, place, tokens in _cells(flat, lengths_S):
+        keys[rows] |= codes[place][tokens]
+    tokens_of = alphabets if known is None else [known[alphabet] for alphabet in alphabets]
+    return keys, bits, [np.concatenate([[0], tokens]).astype(np.int32) for tokens in tokens_of]
 
 
 def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabets: list[np.ndarray]) -> Nodes:
     """Nodes from one sort of the keys: a node begins where its part of the key changes."""
     keys, order = _sorted(keys_S, sum(bits))
-    lengths = lengths_S if order is None else lengths_S[order]
-    same_length = bool((lengths == len(bits)).all())
+    same_length = bool((lengths_S == len(bits)).all())
+    lengths = lengths_S if order is None or same_length else lengths_S[order]
     changed = np.empty_like(keys)  # the highest differing bit tells at which depth a row leaves its predecessor
     changed[0] = np.iinfo(np.int64).max
     np.bitwise_xor(keys[1:], keys[:-1], out=changed[1:])
@@ -120,29 +134,31 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
         new = changed >= 1 << left
         if not same_length:
             new &= lengths > depth
-        begin = np.flatnonzero(new)
-        number = None  # nodes of this level that begin up to a row
-        if not same_length:
+        last, count = depth == len(bits) - 1, int(np.count_nonzero(new))
+        every = count == len(keys)
+        begin = slice(None) if last and every else np.flatnonzero(new)
+        number = None  # of the node that a row belongs to at this level
+        if last and every:
+            number = np.arange(levels[-1], levels[-1] + count, dtype=np.int32)
+        elif last or not same_length:
             number = np.cumsum(new, dtype=np.int32)
-        elif depth == len(bits) - 1:
-            number = (
-                np.arange(1, len(keys) + 1, dtype=np.int32)
-                if len(begin) == len(keys)
-                else np.cumsum(new, dtype=np.int32)
-            )
+            number += levels[-1] - 1
         if before is not None:
             flags, rows = before
             # A node's first child begins in the node's first row, or after the rows of the identifier that is the node.
-            place = np.flatnonzero(flags[begin]) if same_length else number[rows] - new[rows]
-            first.append((levels[-1] + place).astype(np.int32))
-        codes = keys if len(begin) == len(keys) and not left else keys[begin]
+            if not same_length:
+                first.append(number[rows] + (1 - new[rows].astype(np.int32)))
+            else:
+                place = rows if every else np.flatnonzero(flags[begin])
+                first.append((levels[-1] + place).astype(np.int32))
+        codes = keys if last and every else keys[begin]
         codes >>= left  # in place, as below: memory that is new costs more than the arithmetic; `keys` is done with
         codes &= (1 << need) - 1
         labels.append(alphabets[depth].take(codes))
         if number is not None:
             here = slice(None) if same_length else lengths == depth + 1
-            ends[here] = number[here] + (levels[-1] - 1)
-        levels.append(levels[-1] + len(begin))
+            ends[here] = number[here]
+        levels.append(levels[-1] + count)
         before = new, begin
     first.append(np.array(levels[-1:], dtype=np.int32))
     return Nodes(np.concatenate(labels), np.concatenate(first), np.array(levels), ends, order)
@@ -151,7 +167,8 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
 def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The keys in order, and the rows in that order (None: as they come).
 
-    Where a row number fits beside the key, both are sorted as one integer; a sort that carries an index is the other way.
+    Uses up `keys_S`. Where a row number fits beside the key, both are sorted as one integer; a sort that carries an index
+    is the other way.
     """
     if (keys_S[1:] >= keys_S[:-1]).all():
         return keys_S, None
@@ -159,10 +176,12 @@ def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | Non
     if bits + index_bits > 63:
         order = np.argsort(keys_S)
         return keys_S[order], order
-    both = keys_S << index_bits
-    both |= np.arange(len(keys_S))
-    both.sort()
-    return both >> index_bits, both & ((1 << index_bits) - 1)
+    keys_S <<= index_bits
+    keys_S |= np.arange(len(keys_S))
+    keys_S.sort()
+    order = keys_S & ((1 << index_bits) - 1)
+    keys_S >>= index_bits
+    return keys_S, order
 
 
 def _by_levels(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:

@@ -144,8 +144,16 @@ class Trie:
         return not len(self.leaf_nodes)
 
     def to(self, device: torch.device | str) -> Trie:
-        """The same tree with its tensors on `device`."""
-        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
+        """The same tree with its tensors on `device`.
+
+        What a search asks of the tree's shape is counted here, on the host, so that no search has to wait for the device.
+        """
+        moved = dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
+        if moved.device != self.device:
+            moved.__dict__.update(
+                leaves_at=self.leaves_at, most_leaves=self.most_leaves, is_leaf=self.is_leaf.to(device)
+            )
+        return moved
 
     def tokens_into(self, nodes: Tensor) -> Tensor:
         """Tokens of the edges into `nodes` (int64, any shape; the root's is 0): int64."""

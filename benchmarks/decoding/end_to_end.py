@@ -1,0 +1,79 @@
+"""Part 3, whole searches: from prompts to the ten best identifiers, against `generate` of transformers, cached and not.
+
+    python -m benchmarks.decoding --output FILE --parts end_to_end
+
+The same Flamingo, weights, prompts, trie and beams for all; the ten identifiers of every query have to be the same in the
+same order (`same_share` is the share of queries for which they are; `score_gap` the largest difference of a score, where it
+was asked for). `grace` is plain beam search; the rows after it are what the pipeline does by default (the last leaves
+scored in one pass) and `search: exact`, which answer at least as well and are not compared.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from benchmarks.decoding import models
+from benchmarks.decoding.dictionaries import Dictionaries
+from benchmarks.decoding.hugging_face import generate
+from benchmarks.decoding.identifier_sets import SHAPES, identifier_set
+from benchmarks.decoding.level_order import LevelOrder
+from benchmarks.decoding.timing import in_fresh_process, median, timed
+from grace.retrieval.beam_search import beam_search
+from grace.retrieval.best_first import exact_search
+
+LEAVES_AT_ONCE = 20
+"""The pipeline's default, `retrieve.leaves_at_once`."""
+
+
+def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each model and search."""
+    rows = []
+    for name, settings in sizes["models"].items():
+        here = in_fresh_process(measure, name, settings, sizes)
+        rows += here
+        for row in here:
+            told = "" if row["same_share"] is None else f"  same answers {100 * row['same_share']:.0f} %"
+            print(f"  {name:<6} {row['queries']:>3} queries  {row['search']:<28}"
+                  f"{1000 * median(row['seconds']) / row['queries']:10.1f} ms a query{told}", flush=True)  # fmt: skip
+    return rows
+
+
+def measure(name: str, settings: dict[str, Any], sizes: dict[str, Any]) -> list[dict[str, Any]]:
+    """All searches over one model."""
+    shape, beams = sizes["shape"], sizes["beams"]
+    depth = SHAPES[shape].depth
+    model = models.make(settings)
+    tokens_SL = identifier_set(shape, sizes["identifiers"])
+    tree = LevelOrder.build(tokens_SL, model.vocabulary.end)[0].tree
+    allowed = Dictionaries.build(tokens_SL)[0].allowed
+    prompts = models.prompts(model, settings["queries"], sizes["prompt_tokens"])
+    repeats = settings["repeats"]
+
+    def search(leaves_at_once: int = 0, kind=beam_search):
+        return kind(model.flamingo, prompts, model.media, tree, beams, beams, leaves_at_once=leaves_at_once)
+
+    found = search()  # also warms up
+    hers, scores = generate(model, prompts, allowed, depth, beams, cached=True, scores=settings["scores"])
+    same = float((found.tokens == hers).all(-1).all(-1).float().mean())
+    gap = None if scores is None else float((found.scores - scores).abs().max())
+    shared = {
+        "model": name, "parameters": model.parameters, "dtype": settings["dtype"], "vocabulary": settings["vocabulary"],
+        "queries": len(prompts), "prompt_tokens": sizes["prompt_tokens"], "beams": beams, "shape": shape,
+        "identifiers": sizes["identifiers"],
+    }  # fmt: skip
+    none = {"same_share": None, "score_gap": None}
+    cached = timed(lambda: generate(model, prompts, allowed, depth, beams, cached=True), repeats)
+    rows = [{**shared, "search": "Hugging Face with cache", "seconds": cached, **none}]
+    if settings["without_cache"]:
+        plain = generate(model, prompts, allowed, depth, beams, cached=False)[0]
+        plain_s = timed(lambda: generate(model, prompts, allowed, depth, beams, cached=False), repeats)
+        share = float((found.tokens == plain).all(-1).all(-1).float().mean())
+        rows.append({**shared, "search": "Hugging Face without cache", "seconds": plain_s, **none, "same_share": share})
+    rows.append({**shared, "search": "grace", "seconds": timed(search, repeats), "same_share": same, "score_gap": gap})
+    at_once = timed(lambda: search(LEAVES_AT_ONCE), repeats)
+    rows.append({**shared, "search": "grace, leaves at once", "seconds": at_once, **none})
+    exact = timed(lambda: search(LEAVES_AT_ONCE, exact_search), repeats)
+    rows.append({**shared, "search": "grace, exact", "seconds": exact, **none})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return [{**row, "peak_bytes": peak} for row in rows]

@@ -1,0 +1,43 @@
+"""Measuring: repeated times, quantiles, and a fresh process for what must not see another's memory."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+
+
+def timed(action: Callable[[], Any], repeats: int, warm: int = 0) -> list[float]:
+    """Seconds of `repeats` calls, after `warm` calls that do not count. Garbage is collected before, not during, a call."""
+    out = []
+    for number in range(warm + repeats):
+        gc.collect()
+        start = time.perf_counter()
+        result = action()
+        out.append(time.perf_counter() - start)
+        del result  # or the next call would have to find memory beside it
+        if number < warm:
+            out.pop()
+    return out
+
+
+def median(seconds: list[float]) -> float:
+    return float(np.median(seconds))
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """p50 and p95."""
+    low, high = np.quantile(seconds, [0.5, 0.95])
+    return {"p50_s": float(low), "p95_s": float(high)}
+
+
+def in_fresh_process(function: Callable, *arguments: Any) -> Any:
+    """Call `function` in a new interpreter: memory is counted from nothing and given back at the end."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
