@@ -41,7 +41,7 @@ def language_model(
         )
     name = settings.pretrained.model
     if config is None:
-        config = _configuration(name)
+        config = read_configuration(name)
     from grace.model.mpt import MODEL_TYPES
 
     if config.get("model_type") in MODEL_TYPES:

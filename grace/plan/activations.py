@@ -18,6 +18,7 @@ from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.plan.tracker import LiveBytes
 from grace.training.engine import Learner, choose_trainable
+from grace.training.lora import add_adapters
 from grace.training.memory import checkpoint_activations
 from grace.training.samples import share_images
 
@@ -72,6 +73,8 @@ def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_
     )
     if training.precision == "bf16":
         _to_bf16(model)
+    if "lora" in training.trainable:
+        add_adapters(model, training.lora, 0)
     choose_trainable(model, training)
     if training.activation_checkpointing:
         checkpoint_activations(model)

@@ -18,9 +18,8 @@ import torch
 
 from grace.config import Config, Flamingo, Tower
 from grace.errors import GraceError
-from grace.files import read_json
+from grace.model.language_models import read_configuration
 from grace.model.torchvision_shim import import_torchvision
-from grace.model.weight_files import fetch
 
 # GPT-NeoX's tokenizer has 50,277 entries; <|endofchunk|>, <image> and <PAD> are added.
 NEOX_WORDS = 50_280
@@ -59,16 +58,15 @@ def language_model_config(flamingo: Flamingo) -> dict[str, Any] | None:
     name = flamingo.pretrained.model
     if name in LANGUAGE_MODELS:
         return LANGUAGE_MODELS[name]
-    path = fetch(name, "config.json")
-    if path is None:
-        raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
-    return read_json(path, "configuration of the language model")
+    return read_configuration(name)
 
 
 def words(flamingo: Flamingo) -> int:
     """Tokens of the vocabulary without identifier tokens; a language model's rows where its tokenizer is not known."""
     if flamingo.language_model == "scratch":
         return flamingo.scratch.vocabulary + 3
+    if flamingo.pretrained.vocabulary:
+        return flamingo.pretrained.vocabulary + 3
     if flamingo.pretrained.model in LANGUAGE_MODELS:
         return NEOX_WORDS
     return int(language_model_config(flamingo)["vocab_size"]) + 3
@@ -85,6 +83,10 @@ def tower_shape(tower: Tower) -> TowerShape:
         side = ("patch.", "patch_norm.", "image_")
         count = sum(value.numel() for name, value in model.named_parameters() if name.startswith(side))
         return TowerShape(count, (s.image_size // s.patch_size) ** 2, s.width, s.embedding_dim)
+    if tower.kind != "open_clip":
+        raise GraceError(
+            f"plan: the shape of a tower of the kind {tower.kind} is not known before it is made; plan with open_clip"
+        )
     import_torchvision()
     import open_clip
 

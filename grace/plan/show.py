@@ -58,7 +58,15 @@ def _memory(found: dict[str, Any]) -> Table:
     )
     for row in found["memory"]:
         name = f"{row['zero_stage']}{', offload' if row['offload'] else ''}"
-        chosen = " <" if row["zero_stage"] == found["configured"]["zero_stage"] and not row["offload"] else ""
+        chosen = (
+            " <"
+            if (row["zero_stage"], row["offload"])
+            == (
+                found["configured"]["zero_stage"],
+                found["configured"]["offload"],
+            )
+            else ""
+        )
         values = [size(row[key]) for key in ("weights", "gradients", "optimizer", "activations", "peak", "host")]
         out.add_row(name + chosen, *values, str(row["micro_batch"]) if row["micro_batch"] else "none")
     return out

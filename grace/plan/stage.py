@@ -23,6 +23,7 @@ from grace.plan.lengths import Lengths, lengths
 from grace.plan.memory import Memory, memory
 from grace.plan.parameters import Parameters, count_parameters
 from grace.plan.shapes import Shape
+from grace.training.deepspeed_engine import effective_stage
 
 GIB = 2**30
 # (ZeRO stage, optimizer on the host)
@@ -97,7 +98,11 @@ def plan(
         "images": total,
         "machine": asdict(machine),
         "precision": training.precision,
-        "configured": {"zero_stage": training.zero_stage, "samples": shape.samples},
+        "configured": {
+            "zero_stage": effective_stage(training),
+            "offload": training.optimizer_offload == "cpu",
+            "samples": shape.samples,
+        },
         "memory": [
             _row(parameters, once, twice, training, shape, stage, offload, machine)
             for stage, offload in STAGES
