@@ -55,7 +55,8 @@ def language_model(
     return model
 
 
-def _configuration(name: str) -> dict[str, Any]:
+def read_configuration(name: str) -> dict[str, Any]:
+    """The configuration of a language model by hub name, local folder or GGUF file, as plain values."""
     gguf = gguf_file(name)
     if gguf is not None:
         return read_config(gguf)
