@@ -1,6 +1,6 @@
 """One measured training: a Flamingo of given shapes through the real engine, in a process of its own.
 
-    python benchmarks/plan/worker.py '{"flamingo": {...}, "training": {...}, "shape": {...}}'
+    python -m benchmarks.plan.worker '{"flamingo": {...}, "training": {...}, "shape": {...}}'
 
 Prints one line of JSON: the largest resident memory during three steps, above what the process held before the model was made.
 glibc is told to give every freed block back (MALLOC_MMAP_THRESHOLD_, set by the caller), so that resident memory is what lives.
@@ -39,11 +39,11 @@ def main(job: dict) -> None:
         checkpoint_activations(model)
     learner = Learner(model, "generate", training.loss_chunk)
     dealt = batches(shape)
-    engine = make_engine(learner, training, sum(len(batch.image_of) for batch in dealt))
+    engine = make_engine(learner, training, shape.samples)
     engine.train()
     made = status("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
-    for _ in range(3):
+    for _ in range(3 * training.gradient_accumulation):
         loss, _ = engine(dealt)
         engine.backward(loss)
         engine.step()
