@@ -41,7 +41,7 @@ def language_model(
         )
     name = settings.pretrained.model
     if config is None:
-        config = _configuration(name)
+        config = read_configuration(name)
     from grace.model.mpt import MODEL_TYPES
 
     if config.get("model_type") in MODEL_TYPES:
@@ -55,7 +55,8 @@ def language_model(
     return model
 
 
-def _configuration(name: str) -> dict[str, Any]:
+def read_configuration(name: str) -> dict[str, Any]:
+    """The configuration of a language model by hub name, local folder or GGUF file, as plain values."""
     gguf = gguf_file(name)
     if gguf is not None:
         return read_config(gguf)
