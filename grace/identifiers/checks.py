@@ -49,7 +49,7 @@ def _covered(table: pd.DataFrame, images: pd.DataFrame, where: str) -> None:
     if foreign.any():
         image = table["image_id"].iloc[int(foreign.argmax())]
         raise GraceError(
-            f"{where}: image {image} has one, but it is no train or test image (or val image, with --val) or is of another split"
+            f"{where}: image {image} has one, but is not to have one or is of another split"
         )
 
 
