@@ -18,7 +18,7 @@ from benchmarks.decoding.dictionaries import Dictionaries
 from benchmarks.decoding.hugging_face import generate
 from benchmarks.decoding.identifier_sets import SHAPES, identifier_set
 from benchmarks.decoding.level_order import LevelOrder
-from benchmarks.decoding.timing import in_fresh_process, median, timed
+from benchmarks.decoding.timing import call, median, timed
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
 
@@ -30,7 +30,7 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each model and search."""
     rows = []
     for name, settings in sizes["models"].items():
-        here = in_fresh_process(measure, name, settings, sizes)
+        here = call(measure, name, settings, sizes, fresh=sizes["fresh"])
         rows += here
         for row in here:
             told = "" if row["same_share"] is None else f"  same answers {100 * row['same_share']:.0f} %"

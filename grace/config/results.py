@@ -45,6 +45,10 @@ class Report(Section):
 
     title: str = Field("GRACE: generative image retrieval", description="title of the page")
     examples: Count = Field(8, description="hits and as many misses shown with pictures, a system")
+    benchmark: str = Field(
+        "",
+        description="file of `make bench` to show; empty: decoding_benchmark.json of the results folder, if it is there",
+    )
 
 
 class Resources(Section):

@@ -150,7 +150,9 @@ class Trie:
         """
         moved = dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
         if moved.device != self.device:
-            moved.__dict__.update(leaves_at=self.leaves_at, most_leaves=self.most_leaves, is_leaf=self.is_leaf.to(device))
+            moved.__dict__.update(
+                leaves_at=self.leaves_at, most_leaves=self.most_leaves, is_leaf=self.is_leaf.to(device)
+            )
         return moved
 
     def tokens_into(self, nodes: Tensor) -> Tensor:
