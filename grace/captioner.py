@@ -20,7 +20,7 @@ from grace.model.flamingo import build
 from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.training.pools import caption_pools
-from grace.training.stage import run
+from grace.training.stage import about, run
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT
 
 
@@ -54,5 +54,6 @@ def captioner(
         "flamingo": flamingo.model_dump(),
         "visual_width": vectors.width,
         "new_tokens": 0,
+        **about(tables, embeddings),
     }
     run("captioner", model, pools, "caption", training.seed, vectors, words, training, state, key, output, config)

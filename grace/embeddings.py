@@ -22,7 +22,8 @@ from grace.config import Tower
 from grace.data.images import read_image
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
-from grace.files import need, read_array, replacing_folder, write_json
+from grace.files import need, read_array, read_json, replacing_folder, write_json
+from grace.model.checkpoints import weights_digest
 from grace.towers import open_tower
 
 PAD_COLOUR = (128, 128, 128)
@@ -33,6 +34,7 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
     tables = load_dataset(dataset)
     model = open_tower(tower)
     files = tables.images["file"].tolist()
+    known = model.known_images(tables) if hasattr(model, "known_images") else None
     with replacing_folder(output, "encode") as folder:
         pad_embedding, pad_tokens = model.encode_images([Image.new("RGB", (224, 224), PAD_COLOUR)])
         np.save(folder / "pad_tokens.npy", pad_tokens.half().numpy(), allow_pickle=False)
@@ -46,7 +48,10 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
         )
         for start in trange(0, len(files), settings.encode_batch, desc="encode", unit="batch", disable=None):
             rows = slice(start, start + settings.encode_batch)
-            vectors, patches = model.encode_images([read_image(tables.image_path(file)) for file in files[rows]])
+            if known:
+                vectors, patches = known(rows)
+            else:
+                vectors, patches = model.encode_images([read_image(tables.image_path(file)) for file in files[rows]])
             if not torch.isfinite(vectors).all():
                 raise GraceError(f"the tower gives embeddings that are not finite (images {files[start]} ...)")
             embeddings[rows], tokens[rows] = vectors.numpy(), patches.half().numpy()
@@ -56,6 +61,10 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
             "images": len(files),
             "embedding_dim": int(embeddings.shape[1]),
             "visual_tokens": list(tokens.shape[1:]),
+            "tower": {
+                **read_json(tower / "config.json", "tower configuration"),
+                "weights_sha256": weights_digest(model.model),
+            },
         }
         write_json(folder / "encode.json", summary)
 

@@ -1,7 +1,8 @@
 """How a stage ended, in words, as the last line of its log.
 
-A stage that fails by itself prints its reason (`error: ...`, or a traceback); one that is asked to end prints `ended: SIGTERM ...`;
-for one that is killed the workflow writes the line, by `python -m grace ended`.
+A stage that fails by itself prints its reason (`error: ...`, or a traceback); one that is asked to end prints `ended: SIGTERM ...`,
+a training `interrupted: ...`, since it keeps the state of its last step first; for one that is killed the workflow writes the
+line, by `python -m grace ended`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ def last_line(log: Path | str) -> str:
         return ""
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
+
+
+def was_asked_to_end(log: Path | str) -> bool:
+    """Whether the stage with this log was ended by SIGTERM: cancelled, out of time, or its workflow was ended."""
+    return last_line(log).startswith(("ended: SIGTERM", "interrupted: "))
 
 
 def end_on_request() -> None:

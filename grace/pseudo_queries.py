@@ -1,8 +1,13 @@
-"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner or given in a file.
+"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner, borrowed, or given in a file.
 
-Reads the dataset, embeddings and captioner folders, or a Parquet, CSV or JSONL table with image_id and text; writes
-`pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions of
-gallery images are never read here.
+Reads the dataset and embeddings folders and the captioner's or the tower's, or a Parquet, CSV or JSONL table with image_id and
+text; writes `pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions
+of gallery images are never read here. Where trainings are validated (`--val`), val images have pseudo-queries as well.
+
+`nearest` borrows captions of the train split: of a gallery image those that the tower would retrieve it for. As captioning by
+nearest neighbours (Devlin et al., arXiv 1505.04467) it needs no captioner; as training data it hands the tower's judgement
+of which gallery images fit a caption on to the model (distillation by pseudo-labels), with as many captions of every image, so
+that an image which the tower finds for everything or for nothing counts no more than others.
 
     python -m grace pseudo_queries --dataset ... --embeddings ... --captioner ... --output results/scenes/pseudo_queries
 """
@@ -21,22 +26,29 @@ from grace.errors import GraceError
 from grace.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
 from grace.provenance import provenance
 
+TEXTS_AT_ONCE = 1024
 ROUNDS = 20  # times that an image whose samples repeat or do not end is asked again
 
 
 def pseudo_queries(
-    *, dataset: Path, embeddings: Path | None, captioner: Path | None, output: Path, settings: PseudoQueries
-) -> None:
-    """Write `settings.per_image` different pseudo-queries of every gallery image."""
+    *, dataset: Path, embeddings: Path | None, captioner: Path | None, tower: Path | None = None, output: Path,
+    settings: PseudoQueries, val: bool = False,
+) -> None:  # fmt: skip
+    """Write `settings.per_image` different pseudo-queries of every gallery image, with `val` of every val image too."""
     check_output_folder(output, "pseudo_queries")
     tables = load_dataset(dataset)
+    images = pd.concat([tables.gallery, tables.images_of("val")]) if val else tables.gallery
     if settings.source == "file":
-        table = from_file(Path(settings.file), tables)
+        table = from_file(Path(settings.file), images)
+    elif settings.source == "nearest":
+        if tower is None or embeddings is None:
+            raise GraceError("pseudo_queries.source is nearest: name the folders with --tower and --embeddings")
+        table = from_train_captions(tables, images, embeddings, tower, settings.per_image)
     elif captioner is None or embeddings is None:
         raise GraceError("pseudo_queries.source is captioner: name the folders with --captioner and --embeddings")
     else:
-        table = from_captioner(tables, embeddings, captioner, settings)
-    per_image = table.groupby("image_id").size().reindex(tables.gallery["image_id"], fill_value=0)
+        table = from_captioner(images, len(tables.images), embeddings, captioner, settings)
+    per_image = table.groupby("image_id").size().reindex(images["image_id"], fill_value=0)
     with replacing_folder(output, "pseudo_queries") as folder:
         write_table(folder / "pseudo_queries.parquet", table)
         counts = {
@@ -48,8 +60,8 @@ def pseudo_queries(
         write_json(folder / "pseudo_queries.json", {**counts, "provenance": provenance(settings.model_dump())})
 
 
-def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
-    """A given table of pseudo-queries, checked: every gallery image has one at least, no other image has any."""
+def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
+    """A given table of pseudo-queries, checked: every one of `images` has one at least, no other image has any."""
     need(path, "table of pseudo-queries")
     readers = {".csv": pd.read_csv, ".jsonl": lambda p, **kw: pd.read_json(p, lines=True, **kw)}
     if path.suffix == ".parquet":
@@ -64,7 +76,7 @@ def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
     lacking = {"image_id", "text"} - set(table.columns)
     if lacking or table[["image_id", "text"]].isna().any().any():
         raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
-    gallery, named = set(tables.gallery["image_id"]), set(table["image_id"])
+    gallery, named = set(images["image_id"]), set(table["image_id"])
     if named - gallery:
         raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is no gallery image")
     if gallery - named:
@@ -76,8 +88,43 @@ def from_file(path: Path, tables: DatasetTables) -> pd.DataFrame:
     return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
 
 
-def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, settings: PseudoQueries) -> pd.DataFrame:
-    """Sample, or search by beam, `per_image` different texts for every gallery image."""
+def from_train_captions(
+    tables: DatasetTables, images: pd.DataFrame, embeddings: Path, tower: Path, per_image: int
+) -> pd.DataFrame:
+    """Of every one of `images` the `per_image` different train captions that single it out, the best first.
+
+    A caption's score for an image is the log-probability of the image among all of them, by the tower's cosines and its
+    learned temperature, nats.
+    """
+    from grace.baselines.dual_encoder import embeddings_of, encode_captions
+    from grace.towers import open_tower
+
+    texts = list(dict.fromkeys(tables.captions_of("train")["text"]))
+    if len(texts) < per_image:
+        raise GraceError(
+            f"pseudo_queries.per_image is {per_image}, but the train split has {len(texts)} different captions; lower it"
+        )
+    model = open_tower(tower)
+    captions_MD = torch.from_numpy(encode_captions(texts, model.encode_text, TEXTS_AT_ONCE))
+    images_ND = torch.from_numpy(embeddings_of(images, tables, embeddings))
+    score_MN = (captions_MD @ images_ND.T / model.temperature).log_softmax(1)
+    scores, rows = score_MN.topk(per_image, dim=0)
+    names = images["image_id"].tolist()
+    return pd.DataFrame(
+        [
+            (image, texts[row], score)
+            for image, best, where in zip(names, scores.T.tolist(), rows.T.tolist(), strict=True)
+            for score, row in zip(best, where, strict=True)
+        ],
+        columns=["image_id", "text", "score"],
+    )
+
+
+def from_captioner(
+    wanted: pd.DataFrame, rows: int, embeddings: Path, captioner: Path, settings: PseudoQueries
+) -> pd.DataFrame:
+    """Sample, or search by beam, `per_image` different texts for every image of `wanted`, whose index is the row of the `rows`
+    embeddings."""
     from grace.embeddings import load_embeddings
     from grace.model.checkpoints import load_model
     from grace.prompts import Prompts
@@ -87,10 +134,10 @@ def from_captioner(tables: DatasetTables, embeddings: Path, captioner: Path, set
     model, words, config = load_model(captioner, device)
     if config["scheme"] != "caption":
         raise GraceError(f"model {captioner} is of the scheme {config['scheme']}, not a captioner")
-    vectors = load_embeddings(embeddings, len(tables.images))
+    vectors = load_embeddings(embeddings, rows)
     prompts = Prompts(words)
-    images = tables.gallery["image_id"].tolist()
-    row_of = dict(zip(images, tables.gallery.index.tolist(), strict=True))
+    images = wanted["image_id"].tolist()
+    row_of = dict(zip(images, wanted.index.tolist(), strict=True))
     generator = torch.Generator(device).manual_seed(settings.seed)
     found: dict[str, dict[str, float]] = {image: {} for image in images}
     for _ in range(ROUNDS if settings.method == "sample" else 1):

@@ -23,7 +23,7 @@ rule captioner:
         settings=as_json(flamingo=CONFIG.flamingo, training=CONFIG.captioner),
         stage_version=STAGES["captioner"],
     shell:
-        "{params.launch} captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
+        "{params.launch} -m grace captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q}"
         " --embeddings {input.embeddings:q} --output {output:q} --state {params.state:q} --settings {params.settings:q}"
         " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
@@ -49,10 +49,37 @@ if CONFIG.pseudo_queries.source == "captioner":
             gpu=GPU,
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
+            val=VAL,
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
-            " --captioner {input.captioner:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+            " --captioner {input.captioner:q} --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+
+elif CONFIG.pseudo_queries.source == "nearest":
+
+    rule pseudo_queries:
+        input:
+            dataset=rules.dataset.output[0],
+            embeddings=rules.encode.output[0],
+            tower=rules.tower.output[0],
+        output:
+            directory(f"{DATA}/pseudo_queries"),
+        log:
+            f"{LOGS}/pseudo_queries.log",
+        benchmark:
+            f"{TIMES}/pseudo_queries.tsv"
+        conda:
+            "../envs/infer.yaml"
+        threads: ALONE
+        resources:
+            mem_mb=memory(MEMORY),
+            gpu=GPU,
+        params:
+            settings=as_json(section=CONFIG.pseudo_queries),
+            stage_version=STAGES["pseudo_queries"],
+        shell:
+            "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
+            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 
@@ -73,7 +100,8 @@ else:
             mem_mb=memory(2000),
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
+            val=VAL,
             stage_version=STAGES["pseudo_queries"],
         shell:
-            "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
+            "python -m grace pseudo_queries --dataset {input.dataset:q} --output {output:q} {params.val} --settings {params.settings:q}"
             " > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from grace.config import Config
 from grace.config import parse as parse_config
-from grace.ending import last_line
+from grace.ending import last_line, was_asked_to_end
 from grace.errors import GraceError
 from grace.schemes import SCHEMES
 from grace.stages import STAGES
@@ -34,15 +34,22 @@ DATA = f"{OUTPUT}/{CONFIG.dataset.name}"
 RUN = f"{DATA}/{{scheme}}/seed{{seed}}"
 LOGS = f"{OUTPUT}/logs/{CONFIG.dataset.name}"
 TIMES = f"{OUTPUT}/benchmarks/{CONFIG.dataset.name}"
+# A scheme that another one starts from is trained even where it is not asked for.
+FIRST = {"atomic" for scheme in CONFIG.schemes if CONFIG.train.for_scheme(scheme).start_from == "atomic"}
+TRAINED = sorted({*CONFIG.schemes, *FIRST})
+CAPTIONER_IS_READ = CONFIG.pseudo_queries.source == "captioner" or any(
+    CONFIG.train.for_scheme(scheme).start_from == "captioner" for scheme in TRAINED
+)
 SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes for seed in CONFIG.seeds]
 THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
 GPU = CONFIG.resources.gpus
 MEMORY = CONFIG.resources.memory_mb
-LAUNCH = (
-    "python -m grace"
+VAL = "--val" if CONFIG.train.validate_every else ""  # a training is validated on images that it has memorised
+LAUNCH = CONFIG.resources.launcher or (
+    "python"
     if CONFIG.resources.processes == 1
-    else f"python -m torch.distributed.run --standalone --nproc-per-node {CONFIG.resources.processes} -m grace"
+    else f"python -m grace.training.launch --standalone --nproc-per-node {CONFIG.resources.processes}"
 )
 
 
@@ -72,7 +79,7 @@ def memory(mb):
     def ask(wildcards, attempt, rulename):
         for log in workflow.get_rule(rulename).log if attempt > 1 else []:
             log = str(log).format(**wildcards)
-            if last_line(log).startswith("ended: SIGTERM"):
+            if was_asked_to_end(log):
                 raise WorkflowError(
                     f"{rulename} was cancelled and is not submitted again; {log} ends: {last_line(log)}"
                 )
@@ -90,7 +97,10 @@ def start_from(wildcards):
 
 
 def wanted(wildcards):
-    """What `all` makes: the report, or with `--until train` the models.
+    """What `all` makes: the output of every stage, or with `--until train` the models.
+
+    The report alone would do for a first run. But Snakemake takes a missing file whose products are up to date for one that
+    nobody needs: after `snakemake -R train` was killed the model would stay missing, and the run would say it had nothing to do.
 
     Snakemake (9.27) starts no job that depends on a job of the rule that --until names, so it would never start a training
     that has another training's model as its input. To want the models and drop the --until means the same.
@@ -99,7 +109,10 @@ def wanted(wildcards):
         STOP.update(workflow.dag.untilrules)
         workflow.dag.untilrules.clear()
         return expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
-    return rules.report.output
+    made = [output for stage in STAGES if stage != "captioner" or CAPTIONER_IS_READ for output in outputs_of(stage)]
+    for rule in (rules.identifiers, rules.train):
+        made += expand(rule.output, scheme=TRAINED, seed=CONFIG.seeds)
+    return sorted(set(made))
 
 
 STOP = set()
@@ -114,16 +127,16 @@ class ByStage(type(workflow)):
 
     def __setattr__(self, name, value):
         if name == "dag_settings" and value is not None:
-            value.targets = {output for target in value.targets for output in outputs_of(target)}
+            takes = lambda target: target not in STAGES or not getattr(rules, target).rule.has_wildcards()
+            value.targets = {
+                output for target in value.targets for output in ([target] if takes(target) else outputs_of(target))
+            }
         super().__setattr__(name, value)
 
 
-def outputs_of(target):
-    """A target of the command line as Snakemake can take it."""
-    stage = getattr(rules, target, None) if target in STAGES else None
-    if stage is None or not stage.rule.has_wildcards():
-        return [target]
-    return expand(stage.output, system=SYSTEMS, scheme=CONFIG.schemes, seed=CONFIG.seeds)
+def outputs_of(stage):
+    """Everything that a stage makes in this configuration."""
+    return expand(getattr(rules, stage).output, system=SYSTEMS, scheme=CONFIG.schemes, seed=CONFIG.seeds)
 
 
 workflow.__class__ = ByStage

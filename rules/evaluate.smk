@@ -34,6 +34,7 @@ rule metrics:
         f"{LOGS}/metrics.log",
     benchmark:
         f"{TIMES}/metrics.tsv"
+    localrule: True  # less than a second: no reason to wait for a scheduler
     conda:
         "../envs/infer.yaml"
     threads: 1

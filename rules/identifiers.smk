@@ -18,11 +18,12 @@ rule identifiers:
         mem_mb=memory(2000),
     params:
         settings=as_json(section=CONFIG.identifiers),
+        val=VAL,
         stage_version=STAGES["identifiers"],
     shell:
         "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
-        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        " --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule trie:

@@ -31,7 +31,7 @@ rule train:
         ),
         stage_version=STAGES["train"],
     shell:
-        "{params.launch} train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
+        "{params.launch} -m grace train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
         " --identifiers {input.identifiers:q} {params.start_from} {input.start_from:q} --output {output:q}"
         " --state {params.state:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

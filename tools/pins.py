@@ -2,11 +2,15 @@
 
 Reads requirements/pins.toml (direct dependencies, by group) and the metadata of the packages that are installed beside
 the running Python. Writes, with every dependency of a dependency pinned too:
-  requirements/run.txt, dev.txt, no-deps.txt      what `make run` and `make test` install
-  requirements/slurm.txt, bench.txt               what profiles/slurm and `make bench` need besides
+  requirements/run.txt, dev.txt, no-deps.txt      what `make run` and `make test` install, with the hashes of their files
+  requirements/torch.txt                          torch and torchvision: which build is installed depends on the index
+  requirements/slurm.txt                          what profiles/slurm needs besides
+  requirements/bench.txt                          what `make bench` needs besides
+  requirements/offline.txt                        pretrained parts, installed without their dependencies
   envs/train.yaml, infer.yaml                     what `snakemake --use-conda` installs
   envs/train.post-deploy.sh, infer.post-deploy.sh the packages that go in without their dependencies
 Run it: .venv/bin/python tools/pins.py --write     (or --check: exit code 1 and a list of the files that drifted)
+The network is asked for the hashes of new pins only, and then uv must be installed beside this Python.
 """
 
 from __future__ import annotations
@@ -17,14 +21,24 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import hashes
+
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / "requirements" / "pins.toml"
+HASHED = [
+    ROOT / "requirements" / name
+    for name in ("run.txt", "dev.txt", "no-deps.txt", "slurm.txt", "bench.txt", "offline.txt")
+]
 HEADER = "# Made by `python tools/pins.py --write` from requirements/pins.toml: edit that file.\n"
 ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model", "tables")}
 RUN = ("grace", "model", "train", "tables", "workflow")
+# Of these there is a build for every CUDA and one for none, on several indices: no list of hashes holds for all users.
+TORCH = ("torch", "torchvision")
 
 
 def canonical(name: str) -> str:
@@ -32,8 +46,8 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read_pins(path: Path = PINS) -> dict[str, dict[str, str]]:
-    """{group: {package: version}} as written in pins.toml."""
+def read_pins(path: Path = PINS) -> dict[str, Any]:
+    """{group: {package: version}} as written in pins.toml, and torch_index."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
@@ -51,39 +65,59 @@ def closure(direct: dict[str, str]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def environment(name: str, packages: dict[str, str]) -> str:
+def environment(name: str, packages: dict[str, str], options: list[str]) -> str:
     """A conda environment: Python from conda, everything else from the package index."""
     lines = [f"{HEADER}name: grace-{name}", "channels:", "  - conda-forge", "  - nodefaults", "dependencies:"]
     lines += ["  - python =3.11", "  - pip", "  - pip:"]
-    return "\n".join([*lines, *(f"      - {package}=={version}" for package, version in packages.items())]) + "\n"
+    pip = options + [f"{package}=={version}" for package, version in packages.items()]
+    return "\n".join([*lines, *(f"      - {line}" for line in pip)]) + "\n"
 
 
-def files(pins: dict[str, dict[str, str]]) -> dict[str, str]:
-    """{path relative to the repository: text} of every file that is made."""
+def hashed(packages: dict[str, str], known: dict[hashes.Pin, list[str]]) -> str:
+    """Requirement lines with the hashes of their files; a pin of unknown hashes stands without."""
+    lines = []
+    for package, version in packages.items():
+        sums = known.get((canonical(package), version), [])
+        lines.append(" \\\n    ".join([f"{package}=={version}", *(f"--hash=sha256:{one}" for one in sums)]) + "\n")
+    return "".join(lines)
+
+
+def post_deploy(lines: str) -> str:
+    """What Snakemake runs in a new conda environment: `lines` are requirements, put in without their dependencies."""
+    pip = "python -m pip install --no-deps --requirement /dev/stdin <<'EOF'"
+    return f"#!/usr/bin/env bash\n{HEADER}set -euo pipefail\n{pip}\n{lines}EOF\n"
+
+
+def files(pins: dict[str, Any], ask: bool = False) -> dict[str, str]:
+    """{path relative to the repository: text} of every file that is made; `ask` the index for hashes that are not known."""
 
     def group(*names: str) -> dict[str, str]:
         return closure({package: version for name in names for package, version in pins[name].items()})
-
-    def requirements(packages: dict[str, str]) -> str:
-        return HEADER + "".join(f"{package}=={version}\n" for package, version in packages.items())
 
     run = group(*RUN)
     slurm, bench, dev = (
         {package: version for package, version in group(*names).items() if package not in run}
         for names in (("slurm",), ("bench",), ("dev", "slurm", "bench"))
     )
-    bare = [f"{package}=={version}" for package, version in pins["no_dependencies"].items()]
-    deploy = f"#!/usr/bin/env bash\n{HEADER}set -euo pipefail\npython -m pip install --no-deps {' '.join(bare)}\n"
+    torch = {package: run.pop(package) for package in TORCH}
+    index = [f"--extra-index-url {pins['torch_index']}"] if pins["torch_index"] else []
+    bare, offline = pins["no_dependencies"], pins["offline"]
+    known = hashes.kept(HASHED)
+    if ask:
+        pinned = {(canonical(name), version) for part in (run, dev, bare, offline) for name, version in part.items()}
+        known |= hashes.looked_up(sorted(pinned - known.keys()))
     made = {
-        "requirements/run.txt": requirements(run),
-        "requirements/slurm.txt": requirements(slurm),
-        "requirements/bench.txt": requirements(bench),
-        "requirements/dev.txt": requirements(dev),
-        "requirements/no-deps.txt": HEADER + "".join(f"{line}\n" for line in bare),
+        "requirements/run.txt": HEADER + hashed(run, known),
+        "requirements/torch.txt": HEADER + "\n".join([*index, *(f"{p}=={v}" for p, v in torch.items())]) + "\n",
+        "requirements/slurm.txt": HEADER + hashed(slurm, known),
+        "requirements/bench.txt": HEADER + hashed(bench, known),
+        "requirements/dev.txt": HEADER + hashed(dev, known),
+        "requirements/no-deps.txt": HEADER + hashed(bare, known),
+        "requirements/offline.txt": HEADER + hashed(offline, known),
     }
     for name, groups in ENVIRONMENTS.items():
-        made[f"envs/{name}.yaml"] = environment(name, group(*groups))
-        made[f"envs/{name}.post-deploy.sh"] = deploy
+        made[f"envs/{name}.yaml"] = environment(name, group(*groups), index)
+        made[f"envs/{name}.post-deploy.sh"] = post_deploy(hashed(bare, known))
     return made
 
 
@@ -94,7 +128,7 @@ def main() -> int:
     action.add_argument("--check", action="store_true", help="compare the files, change nothing")
     write = parser.parse_args().write
     drifted = []
-    for name, text in files(read_pins()).items():
+    for name, text in files(read_pins(), ask=write).items():
         path = ROOT / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             drifted.append(name)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from grace.config import Retrieve
 from grace.data.tables import DatasetTables, load_dataset
@@ -37,7 +38,7 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
     from grace.towers import open_tower  # loads torch
 
     tables = load_dataset(dataset)
-    gallery_ND = gallery_embeddings(tables, embeddings)
+    gallery_ND = embeddings_of(tables.gallery, tables, embeddings)
     captions = tables.captions_of("test")
     encoder = open_tower(Path(tower))
 
@@ -78,9 +79,8 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
     return report
 
 
-def gallery_embeddings(tables: DatasetTables, embeddings: Path) -> np.ndarray:
-    """Return the embeddings of the test images, float32 [gallery, D], C-contiguous, in the order of
-    `tables.gallery`."""
+def embeddings_of(images: pd.DataFrame, tables: DatasetTables, embeddings: Path) -> np.ndarray:
+    """Return the embeddings of `images`, some rows of `tables.images`: float32 [images, D], C-contiguous, in their order."""
     path = Path(embeddings) / "image_embeddings.npy"
     all_ND = read_array(path, "image embeddings")
     if all_ND.ndim != 2 or len(all_ND) != len(tables.images):
@@ -88,9 +88,9 @@ def gallery_embeddings(tables: DatasetTables, embeddings: Path) -> np.ndarray:
             f"image embeddings {path} have the shape {list(all_ND.shape)}, the data set {tables.folder} has "
             f"{len(tables.images)} images; encode the images again"
         )
-    gallery_ND = np.ascontiguousarray(all_ND[tables.gallery.index.to_numpy()], dtype=np.float32)
-    _check_unit_length(gallery_ND, f"image embeddings {path}")
-    return gallery_ND
+    images_ND = np.ascontiguousarray(all_ND[images.index.to_numpy()], dtype=np.float32)
+    _check_unit_length(images_ND, f"image embeddings {path}")
+    return images_ND
 
 
 def encode_captions(texts: list[str], encode_text: Callable[[list[str]], Any], batch_size: int) -> np.ndarray:

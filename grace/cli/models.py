@@ -20,6 +20,7 @@ from grace.cli.options import (
     State,
     Tokenizer,
     Trie,
+    Val,
     parsed,
     recorded,
 )
@@ -67,15 +68,18 @@ def pseudo_queries_command(
     output: Output,
     embeddings: Path | None = None,
     captioner: Path | None = None,
+    tower: Path | None = None,
     settings: Settings = "{}",
+    val: Val = False,
 ) -> None:
-    """Write captions of every gallery image with the captioner, or take them from a file."""
+    """Write captions of every gallery image with the captioner, borrow them of the train split, or take them from a file."""
     from grace.pseudo_queries import pseudo_queries
 
     given = parsed(PseudoQueries, settings)
-    reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner}
-    with recorded("pseudo_queries", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
-        pseudo_queries(**reads, output=output, settings=given)
+    reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner, "tower": tower}
+    said = {**given.model_dump(mode="json"), "val": val}
+    with recorded("pseudo_queries", reads=reads, writes=[output], settings=said):
+        pseudo_queries(**reads, output=output, settings=given, val=val)
 
 
 @app.command("identifiers")
@@ -88,15 +92,16 @@ def identifiers_command(
     pseudo_queries: Queries,
     output: Output,
     settings: Settings = "{}",
+    val: Val = False,
 ) -> None:
     """Assign an identifier to every train and test image."""
     from grace.identifiers import identifiers
 
     given = parsed(Identifiers, settings)
-    said = {"scheme": scheme, **given.model_dump(mode="json")}
+    said = {"scheme": scheme, **given.model_dump(mode="json"), "val": val}
     reads = {"dataset": dataset, "tokenizer": tokenizer, "embeddings": embeddings, "pseudo_queries": pseudo_queries}
     with recorded("identifiers", reads=reads, writes=[output], settings=said, seed=seed):
-        identifiers(scheme=scheme, seed=seed, **reads, output=output, settings=given)
+        identifiers(scheme=scheme, seed=seed, **reads, output=output, settings=given, val=val)
 
 
 @trie_app.callback()

@@ -28,6 +28,7 @@ Model = Annotated[Path, typer.Option(help="model folder (made by `train`)")]
 Run = Annotated[Path, typer.Option(help="TREC run of the system")]
 Retrieval = Annotated[Path, typer.Option(help="retrieval.json of the system")]
 Scheme = Annotated[str, typer.Option(help=", ".join(SCHEMES))]
+Val = Annotated[bool, typer.Option(help="val images too, for trainings that are validated on them")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training")]
 
 

@@ -14,7 +14,15 @@ from pydantic import Field, model_validator
 
 from grace.config.base import Count, Section, parse, parse_settings
 from grace.config.data import Dataset, Folder, Karpathy, Scenes
-from grace.config.models import Flamingo, OpenClip, PretrainedLanguageModel, ScratchLanguageModel, ScratchTower, Tower
+from grace.config.models import (
+    EfficientNetLite0,
+    Flamingo,
+    OpenClip,
+    PretrainedLanguageModel,
+    ScratchLanguageModel,
+    ScratchTower,
+    Tower,
+)
 from grace.config.results import Evaluate, Report, Resources, Retrieve
 from grace.config.training import Atomic, Captioner, Identifiers, PseudoQueries, SchemeTraining, Train, Training
 from grace.errors import GraceError
@@ -25,6 +33,7 @@ __all__ = [
     "Captioner",
     "Config",
     "Dataset",
+    "EfficientNetLite0",
     "Evaluate",
     "Flamingo",
     "Folder",

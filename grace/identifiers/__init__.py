@@ -1,5 +1,7 @@
 """Stage `identifiers`: gives every train and test image its identifier, by one of the schemes of `grace.schemes`.
 
+Val images get one too where trainings are validated (`--val`).
+
 Reads the data set, the tokenizer and, where the scheme needs them, image embeddings or pseudo-queries; writes
 `identifiers.parquet`, `tokens.json` and `statistics.json` (see `base` and `statistics`). Command:
 
@@ -44,14 +46,22 @@ def identifiers(
     pseudo_queries: Path | None,
     output: Path,
     settings: Identifiers,
+    val: bool = False,
 ) -> None:
-    """Assign, check and write the identifiers of one scheme and seed. Anything wrong is one `GraceError`."""
+    """Assign, check and write the identifiers of one scheme and seed, with `val` of val images too.
+
+    Anything wrong is one `GraceError`.
+    """
     from grace.identifiers.checks import check_identifiers
     from grace.identifiers.statistics import level_alphabets, statistics
 
     assign = scheme_function(scheme)
     tables = load_dataset(dataset)
-    images = tables.images[tables.images["split"] != "val"]
+    if val and not len(tables.images_of("val")):
+        raise GraceError(
+            f"--val (train.validate_every) wants val images, and the data set {dataset} has none; leave it out"
+        )
+    images = tables.images if val else tables.images[tables.images["split"] != "val"]
     images = images.assign(row=images.index.to_numpy()).reset_index(drop=True)
     loaded = read_tokenizer(tokenizer)
     inputs = Inputs(

@@ -1,8 +1,9 @@
 """What every identifier scheme shares: its inputs, its answer, the text-to-tokens rule, and the table it ends in.
 
 An identifier is a tuple of token ids; its text is for people. `identifiers.parquet` has one row an (image, identifier):
-image_id, split (train or test), tokens (list of int32, without the end token), text. `tokens.json` names the scheme,
-the tokens that are new (`new_tokens`; the id of one is len(tokenizer) + its place) and the alphabet of every level.
+image_id, split (train or test; val where trainings are validated), tokens (list of int32, without the end token), text.
+`tokens.json` names the scheme, the tokens that are new (`new_tokens`; the id of one is len(tokenizer) + its place) and
+the alphabet of every level.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ TABLE_COLUMNS = ["image_id", "split", "tokens", "text"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a scheme may read. `images` are the train and test images, index 0..n-1, with `row` = row of embeddings."""
+    """What a scheme may read. `images` are those to be named, train and test images (val images too where trainings are validated),
+    index 0..n-1, with `row` = row of embeddings."""
 
     images: pd.DataFrame
     dataset: DatasetTables
@@ -85,7 +87,7 @@ class IdentifierTables:
     levels: list[list[int]]
 
     def of_split(self, split: str) -> pd.DataFrame:
-        """The rows of one split ("train" or "test"); the index keeps the row numbers of `table`."""
+        """The rows of one split; the index keeps the row numbers of `table`."""
         return self.table[self.table["split"] == split]
 
     @property

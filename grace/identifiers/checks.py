@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from grace.data.tables import SPLITS
 from grace.errors import GraceError
 from grace.identifiers.base import end_token_id, flatten, identifier_text
 from grace.trie.tree import Trie
@@ -19,11 +20,13 @@ from grace.trie.tree import Trie
 def check_identifiers(
     table: pd.DataFrame, images: pd.DataFrame, tokenizer: Any, scheme: str, new_tokens: list[str]
 ) -> list[str]:
-    """Check `table` (columns of identifiers.parquet) against the train and test `images`; return the checks passed."""
+    """Check `table` (columns of identifiers.parquet) against the `images` that are to have one; return the checks passed."""
     where = f"{scheme} identifiers"
     _covered(table, images, where)
     _mapped(table, scheme, where)
-    passed = ["every train and test image has an identifier, no other image has one"]
+    splits = [split for split in SPLITS if (images["split"] == split).any()]
+    named = " and ".join([", ".join(splits[:-1]), splits[-1]])
+    passed = [f"every {named} image has an identifier, no other image has one"]
     passed.append("a shared text maps to all its images" if scheme == "semantic" else "every identifier is unique")
     if scheme != "atomic":
         _ordinary_tokens(table, tokenizer, new_tokens, where)
@@ -45,7 +48,7 @@ def _covered(table: pd.DataFrame, images: pd.DataFrame, where: str) -> None:
     foreign = split_of.reindex(table["image_id"].to_numpy()).to_numpy() != table["split"].to_numpy()
     if foreign.any():
         image = table["image_id"].iloc[int(foreign.argmax())]
-        raise GraceError(f"{where}: image {image} has one, but it is no train or test image or is of another split")
+        raise GraceError(f"{where}: image {image} has one, but is not to have one or is of another split")
 
 
 def _mapped(table: pd.DataFrame, scheme: str, where: str) -> None:

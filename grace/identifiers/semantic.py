@@ -14,7 +14,7 @@ from grace.identifiers.base import Assignment, Inputs, identifier_tokens
 def semantic(inputs: Inputs) -> Assignment:
     """One identifier for every different text of an image, in the order of the images."""
     captions = inputs.dataset.captions_of("train")[["image_id", "text"]]
-    gallery = set(inputs.images["image_id"][inputs.images["split"] == "test"])
+    gallery = set(inputs.images["image_id"][inputs.images["split"] != "train"])  # val images as test images
     queries = inputs.pseudo_queries
     queries = queries[queries["image_id"].isin(gallery)][["image_id", "text"]]
     texts = pd.concat([captions, queries], ignore_index=True)
@@ -28,7 +28,7 @@ def semantic(inputs: Inputs) -> Assignment:
     mute = ~inputs.images["image_id"].isin(texts["image_id"])
     if mute.any():
         image = inputs.images[mute].iloc[0]
-        kind = "pseudo-query" if image["split"] == "test" else "caption"
+        kind = "caption" if image["split"] == "train" else "pseudo-query"
         raise GraceError(
             f"semantic identifiers: {image['split']} image {image['image_id']} has no {kind} "
             f"({int(mute.sum())} such images); every gallery image needs one pseudo-query at least"

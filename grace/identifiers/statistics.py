@@ -20,7 +20,7 @@ def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], chec
     """The content of statistics.json.
 
     lengths: number of identifiers by their number of tokens, without the end token. fan_out: of each level of the tree
-    of all identifiers (train and test, with the end token), the nodes that have children and their fewest, median and
+    of all identifiers (those of train images too, with the end token), the nodes that have children and their fewest, median and
     most children; gallery_fan_out: the same of the split test alone. duplicates: identifiers that map to several
     images, and the images that have only such identifiers (no search can tell these apart).
     """

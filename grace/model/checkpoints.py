@@ -7,6 +7,7 @@ The inference build needs nothing else: no DeepSpeed, no hub.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
     found = {name: value for name, value in model.named_parameters() if name in kept}
     found |= {name: value for name, value in model.named_buffers() if name in kept}
     return found
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 (hex) of the weights of a frozen part that a model folder names and does not hold: names, shapes, fp32 values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(unique_tensors(model).items()):
+        digest.update(f"{name}\0{list(value.shape)}\0".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -99,6 +99,8 @@ def build(
                 f"open_flamingo has no cross-attention for {type(words).__name__}; "
                 "families that work: OPT, GPT-NeoX, MPT, Llama, GPT-J"
             ) from None
+        if settings.language_model == "pretrained" and settings.pretrained.layers:
+            _keep_layers(words, settings.pretrained.layers)
         words.resize_token_embeddings(len(tokenizer) + new_tokens, mean_resizing=False)
         media = tokenizer.convert_tokens_to_ids("<image>")
         end = tokenizer.convert_tokens_to_ids("<|endofchunk|>")
@@ -119,6 +121,17 @@ def add_tokens(model: GraceFlamingo, vocabulary: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.lang_encoder.resize_token_embeddings(vocabulary, mean_resizing=False)
+
+
+def _keep_layers(words: Any, count: int) -> None:
+    """Drop all decoder layers above the lowest `count`; the final norm and the head stay."""
+    layers = words._get_decoder_layers()
+    if count > len(layers):
+        raise GraceError(
+            f"flamingo.pretrained.layers is {count}, but the language model has {len(layers)} decoder layers; lower it"
+        )
+    words._set_decoder_layers(layers[:count])
+    words.config.num_hidden_layers = count
 
 
 def _shape_cross_attention(model: GraceFlamingo, settings: FlamingoSettings) -> None:

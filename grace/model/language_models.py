@@ -1,4 +1,4 @@
-"""The language model below a Flamingo: made from scratch, or pretrained by hub name or local folder.
+"""The language model below a Flamingo: made from scratch, or pretrained by hub name, local folder or GGUF file.
 
 Pretrained weights are loaded whole or not at all: a missing, unexpected or misshapen tensor is an error. MPT has a loader
 of its own (QK LayerNorm, published names); the other families go through transformers. No code of a model's repository
@@ -7,6 +7,7 @@ is ever executed.
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from grace.config import Flamingo as FlamingoSettings
 from grace.config import ScratchLanguageModel
 from grace.errors import GraceError
 from grace.files import read_json
+from grace.model.gguf import gguf_file, read_config, read_tensors
+from grace.model.tokenizer import fetch as fetch_tokenizer
+from grace.model.vocabulary import cut_embeddings
 from grace.model.weight_files import fetch, read_model_tensors
 
 
@@ -37,15 +41,28 @@ def language_model(
         )
     name = settings.pretrained.model
     if config is None:
-        path = fetch(name, "config.json")
-        if path is None:
-            raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
-        config = read_json(path, "configuration of the language model")
+        config = _configuration(name)
     from grace.model.mpt import MODEL_TYPES
 
     if config.get("model_type") in MODEL_TYPES:
-        return _mpt(name, config, pretrained)
-    return _by_transformers(name, config, pretrained)
+        model = _mpt(name, config, pretrained)
+    elif pretrained and gguf_file(name) is not None:
+        model = _by_gguf(name, config)
+    else:
+        model = _by_transformers(name, config, pretrained)
+    if settings.pretrained.vocabulary and pretrained:
+        cut_embeddings(model, fetch_tokenizer(settings.pretrained.tokenizer or name), tokenizer)
+    return model
+
+
+def _configuration(name: str) -> dict[str, Any]:
+    gguf = gguf_file(name)
+    if gguf is not None:
+        return read_config(gguf)
+    path = fetch(name, "config.json")
+    if path is None:
+        raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
+    return read_json(path, "configuration of the language model")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -69,6 +86,14 @@ def _mpt(name: str, values: dict[str, Any], pretrained: bool) -> nn.Module:
     return model
 
 
+def _by_gguf(name: str, values: dict[str, Any]) -> nn.Module:
+    from grace.model.published import place_tensors
+
+    model = _by_transformers(name, values, pretrained=False)
+    place_tensors(read_tensors(gguf_file(name), model), model, dict(model.named_parameters()), repr(name))
+    return model
+
+
 def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -85,6 +110,10 @@ def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.
         raise GraceError(
             f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
             "give a local folder in flamingo.pretrained.model where no hub can be reached"
+        ) from None
+    except pickle.UnpicklingError:
+        raise GraceError(
+            f"language model {name!r}: its weights hold more than tensors and are not loaded; take them as safetensors"
         ) from None
     wrong = {kind: sorted(map(str, told[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     # GPT-NeoX and GPT-J files of their time hold masks and frequencies, which are computed now.

@@ -15,6 +15,8 @@ from grace.config import Flamingo
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
 from grace.files import replacing_folder
+from grace.model.gguf import gguf_file, read_tokenizer
+from grace.model.vocabulary import cut_tokenizer
 from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS
 from grace.schemes import SCHEMES
 
@@ -26,6 +28,9 @@ def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
         made = train_bpe(captions, settings.scratch.vocabulary)
     else:
         made = fetch(settings.pretrained.tokenizer or settings.pretrained.model)
+        if settings.pretrained.vocabulary:
+            captions = load_dataset(dataset).captions_of("train")["text"].tolist()
+            made = cut_tokenizer(made, _seen(captions), settings.pretrained.vocabulary)
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     if made.pad_token is None:
         made.add_special_tokens({"pad_token": PAD_TOKEN})
@@ -48,17 +53,25 @@ def train_bpe(captions: list[str], vocabulary: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    # The words of the prompts, names of the schemes among them: a new scheme changes the tokenizer of new runs.
-    prompts = [f"image {scheme} id caption:{caption}" for scheme in SCHEMES for caption in captions[:200]]
-    numbers = [f" {number}" for number in range(100)] * 20
-    core.train_from_iterator([*captions, *(f" {caption}" for caption in captions), *prompts, *numbers], trainer)
+    core.train_from_iterator(_seen(captions), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, padding_side="right")
 
 
+def _seen(captions: list[str]) -> list[str]:
+    """The captions at the start and inside of a prompt, the prompts' words, and numbers."""
+    # The words of the prompts, names of the schemes among them: a new scheme changes the tokenizer of new runs.
+    prompts = [f"image {scheme} id caption:{caption}" for scheme in SCHEMES for caption in captions[:200]]
+    numbers = [f" {number}" for number in range(100)] * 20
+    return [*captions, *(f" {caption}" for caption in captions), *prompts, *numbers]
+
+
 def fetch(name: str) -> Any:
-    """A fast tokenizer by hub name or local folder."""
+    """A fast tokenizer by hub name, local folder or GGUF file."""
     from transformers import AutoTokenizer
 
+    gguf = gguf_file(name)
+    if gguf is not None:
+        return read_tokenizer(gguf)
     try:
         found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -1,8 +1,9 @@
-"""Vision towers by name: the dual encoder that is trained here, and anything that open_clip knows.
+"""Vision towers by name: a dual encoder trained from scratch, heads over packaged backbones, and anything of open_clip.
 
 A tower folder holds `config.json` with its kind; a new kind is one module and one line in `KINDS`. Every tower answers
 `encode_images(list of PIL images) -> (embeddings f32 [B, D] L2-normalised, visual tokens f32 [B, T, C])` and
-`encode_text(list of str) -> f32 [B, D] L2-normalised`.
+`encode_text(list of str) -> f32 [B, D] L2-normalised`. A tower that keeps what it computed of a data set's images may have
+`known_images(tables)`: a function of a slice of their rows that gives what `encode_images` gives, or None.
 
     python -m grace tower --dataset results/scenes/dataset --output results/scenes/tower
 """
@@ -17,7 +18,11 @@ from grace.config import Tower
 from grace.errors import GraceError, did_you_mean
 from grace.files import need, read_json
 
-KINDS = {"scratch": "grace.towers.scratch", "open_clip": "grace.towers.openclip"}
+KINDS = {
+    "scratch": "grace.towers.scratch",
+    "efficientnet_lite0": "grace.towers.efficientnet_lite0",
+    "open_clip": "grace.towers.openclip",
+}
 
 
 def tower(*, dataset: Path, output: Path, settings: Tower) -> None:

@@ -7,6 +7,7 @@ those; later versions give them after the norm, which a published perceiver has 
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class OpenClipTower:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.model = self.model.to(self.device, self.dtype).eval()
+        self.temperature = 1 / float(self.model.logit_scale.exp())
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> tuple[Tensor, Tensor]:
@@ -79,6 +81,11 @@ def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
         raise GraceError(
             f"open_clip model {name!r} with weights {settings.pretrained!r} cannot be loaded "
             f"({str(error).strip().splitlines()[0]}); give a local weights file in tower.open_clip.pretrained"
+        ) from None
+    except pickle.UnpicklingError:
+        raise GraceError(
+            f"open_clip model {name!r}: its weights {settings.pretrained!r} hold more than tensors and are not loaded; "
+            "take them as safetensors"
         ) from None
     if not hasattr(model.visual, "output_tokens"):
         raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")

@@ -33,6 +33,7 @@ class ScratchDualEncoder:
 
     def __init__(self, model: DualEncoder, tokenizer: object, settings: ScratchTower) -> None:
         self.model, self.tokenizer, self.settings, self.seed = model, tokenizer, settings, settings.seed
+        self.temperature = math.exp(-min(model.log_scale.item(), math.log(100)))
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> tuple[Tensor, Tensor]:

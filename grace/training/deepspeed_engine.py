@@ -6,10 +6,13 @@ kernel, which compiles for a minute, is left out. bf16 keeps fp32 master weights
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from grace.config import Training
 from grace.model.checkpoints import unique_tensors
+from grace.training.lora import merged
 
 
 def rank() -> int:
@@ -60,13 +64,20 @@ def make_engine(learner: nn.Module, training: Training, micro_batch: int) -> Any
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "gradient_clipping": training.gradient_clip,
-        "zero_optimization": {"stage": effective_stage(training)},
+        "zero_optimization": {"stage": effective_stage(training), **_offload(training)},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on a CPU too; DeepSpeed's compiles C++ first
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": sys.maxsize,
     }
     engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer, lr_scheduler=scheduler, config=config)
     return engine
+
+
+def _offload(training: Training) -> dict[str, Any]:
+    if training.optimizer_offload == "none":
+        return {}
+    return {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
 
 
 def effective_stage(training: Training) -> int:
@@ -90,28 +101,80 @@ def parameter_groups(learner: nn.Module, training: Training) -> list[dict[str, A
 
 
 def learning_rate_factor(step: int, training: Training) -> float:
-    """Linear warm-up from 1/warmup_steps to 1, then linear or cosine decay to 0 at the last step."""
+    """Linear warm-up from 1/warmup_steps to 1, then linear or cosine decay to 0 at the last step, or 1 (constant)."""
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps
+    if training.schedule == "constant":
+        return 1.0
     progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
     return 1 - progress if training.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def gathered_tensors(engine: Any, training: Training) -> dict[str, Tensor]:
-    """The model's tensors on the CPU in the first process (others: empty), gathered from ZeRO-3 shards if need be."""
+    """The model's tensors on the CPU in the first process (others: empty), gathered from ZeRO-3 shards if need be.
+
+    They are those of a model without adapters: every adapter is added to its layer.
+    """
     model = engine.module.flamingo
     if training.zero_stage < 3:
-        return (
+        out = (
             {name: value.detach().cpu() for name, value in unique_tensors(model).items()} if is_first_process() else {}
         )
+    else:
+        import deepspeed
+
+        out = {}
+        for name, value in unique_tensors(model).items():
+            with deepspeed.zero.GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
+                if is_first_process():
+                    out[name] = value.detach().cpu().clone()
+    return merged(out, training.lora) if "lora" in training.trainable else out
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy of `model` without memory for its parameters, to be filled by `whole_model`."""
+    empty = {
+        id(value): nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
+        for value in model.parameters()
+    }
+    return copy.deepcopy(model, empty)
+
+
+@contextmanager
+def whole_model(engine: Any, training: Training, shell: nn.Module | None) -> Iterator[nn.Module]:
+    """The model as every process can run it alone: itself, or under ZeRO 3 `shell` with the gathered parameters.
+
+    `shell` is a `hollow` copy that was made before DeepSpeed hooked into the model, whose every forward pass would have to be
+    the same in all processes. It holds all parameters in the precision of the training as long as this is in force.
+    """
+    model = engine.module.flamingo
+    if training.zero_stage < 3:
+        yield model
+        return
     import deepspeed
 
-    out = {}
-    for name, value in unique_tensors(model).items():
-        with deepspeed.zero.GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
-            if is_first_process():
-                out[name] = value.detach().cpu().clone()
-    return out
+    real, buffers = {}, dict(model.named_buffers())
+    for (name, value), (other, empty) in zip(model.named_parameters(), shell.named_parameters(), strict=True):
+        assert name == other, f"{name} is {other} in the copy"
+        with deepspeed.zero.GatheredParameters([value]):
+            real[id(empty)] = nn.Parameter(value.detach().clone(), requires_grad=False)
+    places = [
+        (module, name, value)
+        for module in shell.modules()
+        for name, value in module._parameters.items()
+        if value is not None
+    ]
+    for module, name, empty in places:
+        module._parameters[name] = real[id(empty)]
+    for path, module in shell.named_modules(remove_duplicate=False):
+        for name in module._buffers:
+            full = f"{path}.{name}".removeprefix(".")
+            module._buffers[name] = buffers.get(full, module._buffers[name])
+    try:
+        yield shell
+    finally:
+        for module, name, empty in places:
+            module._parameters[name] = empty
 
 
 def _import_deepspeed() -> Any:

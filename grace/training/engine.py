@@ -1,7 +1,8 @@
 """The training loop: batches, steps, log, resumable states, and how it ends.
 
-It ends when the steps are done; with `Interrupted` after SIGTERM, a state saved; or with a `GraceError` when the loss is not
-finite or a state cannot be written, the last good state kept. What the processes decide, they decide together.
+It ends when the steps are done, or validations are no better any more; with `Interrupted` after SIGTERM, a state saved; or
+with a `GraceError` when the loss is not finite or a state cannot be written, the last good state kept. What the processes
+decide, they decide together.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -18,19 +20,23 @@ from grace.embeddings import Embeddings
 from grace.errors import GraceError, Interrupted
 from grace.training.deepspeed_engine import (
     gathered_tensors,
+    hollow,
     is_first_process,
     make_engine,
     over_all,
     rank,
+    whole_model,
     world_size,
 )
+from grace.training.lora import adapters, add_adapters
 from grace.training.memory import checkpoint_activations
 from grace.training.objectives import OBJECTIVES, media_of
 from grace.training.pools import Pool
-from grace.training.resume import resume, save
+from grace.training.resume import resume, save, told_where
 from grace.training.samples import Batch, Sampler, collate, share_images
 from grace.training.signals import Termination
 from grace.training.state import TrainingState
+from grace.training.validation import Validation, Validations
 
 
 class Learner(nn.Module):
@@ -58,10 +64,16 @@ class Learner(nn.Module):
 
 def train_model(
     model: nn.Module, pools: list[Pool], objective: str, seed: int, embeddings: Embeddings, pad_id: int,
-    training: Training, state: TrainingState,
+    training: Training, state: TrainingState, validation: Validation | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Train `model` for `training.steps` steps and return its tensors on the CPU (first process; others: empty)."""
+    """Train `model` for `training.steps` steps and return its tensors on the CPU (first process; others: empty).
+
+    With a `validation` they are those of the model that it found best.
+    """
+    if "lora" in training.trainable:
+        add_adapters(model, training.lora, seed)
     choose_trainable(model, training)
+    shell = hollow(model) if validation and training.zero_stage == 3 else None
     if training.activation_checkpointing:
         checkpoint_activations(model)
     learner = Learner(model, objective, training.loss_chunk)
@@ -69,7 +81,17 @@ def train_model(
         state, training, learner, lambda: make_engine(learner, training, sum(pool.batch for pool in pools))
     )
     batches = Batches(pools, objective, seed, embeddings, pad_id, training)
+    found = Validations(state, training.validate_measure, training.patience, start)
     writer = _tensorboard(state, start)
+
+    def validate(step: int) -> None:
+        """Measure the model of `step`; every process comes to the same numbers."""
+        with whole_model(engine, training, shell) as whole:
+            scores = validation.measure_model(whole)
+        with told_where(state, f"the validation of step {step}"):
+            found.add(step, scores, lambda: gathered_tensors(engine, training))
+            _tell_validation(found, writer)
+
     engine.train()
     began, seen = time.perf_counter(), 0
     bar = tqdm(
@@ -77,27 +99,48 @@ def train_model(
     )
     with Termination() as termination:
         for step in bar:
+            if validation and validation.due(step, training.steps):
+                validate(step)
+                if found.exhausted:
+                    break
             for part in range(training.gradient_accumulation):
-                loss, parts = engine(batches.of(step * training.gradient_accumulation + part, engine.device))
+                micro = step * training.gradient_accumulation + part
+                _seed_dropout(seed, micro)
+                loss, parts = engine(batches.of(micro, engine.device))
                 engine.backward(loss)
                 engine.step()
                 seen += batches.size * world_size()
             done = step + 1
             asked = termination.asked_of_any()
             saves = (done % training.save_every == 0 or asked) and done < training.steps
-            if done % training.log_every == 0 or done == training.steps or saves:
+            measured = validation is not None and validation.due(done, training.steps)
+            if done % training.log_every == 0 or done == training.steps or saves or measured:
                 said = _means(loss, parts)
                 _check_finite(engine, said["loss"], done, state)
             if done % training.log_every == 0 or done == training.steps:
                 speed = seen / (time.perf_counter() - began)
-                _log(state, writer, bar, engine, done, said, speed, training.steps)
+                with told_where(state, f"the metrics of step {done}"):
+                    _log(state, writer, bar, engine, done, said, speed, training.steps)
             if saves:
                 save(engine, state, done, training)
+                if is_first_process():
+                    found.drop_older()
             if asked and done < training.steps:
                 raise Interrupted(f"ended at step {done} by SIGTERM; its state is kept: run the same again to go on")
+        else:
+            if validation:
+                validate(training.steps)
     if writer:
-        writer.close()
-    return gathered_tensors(engine, training)
+        with told_where(state, "the metrics"):
+            writer.close()
+    if not found.lines:
+        return gathered_tensors(engine, training)
+    return found.model() if is_first_process() else {}
+
+
+def _seed_dropout(seed: int, micro: int) -> None:
+    """Random numbers inside the model (dropout of a pretrained language model) are a function of the micro-step and the rank."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, 4, micro, rank()]).generate_state(1)[0]))
 
 
 class Batches:
@@ -125,13 +168,19 @@ class Batches:
 
 
 def choose_trainable(model: nn.Module, training: Training) -> None:
-    """Let gradients into the parts that `training.trainable` names, and into the atomic head."""
+    """Let gradients into the parts that `training.trainable` names, into adapters, and into the atomic head."""
     model.requires_grad_(False)
     attention = model.lang_encoder.gated_cross_attn_layers
     if "language_model" in training.trainable:
         model.lang_encoder.requires_grad_(True)
+    if "lora" in training.trainable and not hasattr(model, "atomic_head"):
+        # identifiers are written with tokens that no one has trained yet; a class is read off without any
+        model.lang_encoder.get_input_embeddings().requires_grad_(True)
+        model.lang_encoder.get_output_embeddings().requires_grad_(True)
     attention.requires_grad_("cross_attention" in training.trainable)
     model.perceiver.requires_grad_("perceiver" in training.trainable)
+    for adapter in adapters(model):
+        adapter.requires_grad_(True)
     if hasattr(model, "atomic_head"):
         model.atomic_head.projection.requires_grad_(True)
         model.atomic_head.log_scale.requires_grad_(True)
@@ -164,6 +213,17 @@ def _tensorboard(state: TrainingState, start: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(state.folder / "tensorboard"), purge_step=start + 1)
+
+
+def _tell_validation(found: Validations, writer: Any) -> None:
+    if not is_first_process():
+        return
+    step, scores = found.lines[-1]["step"], {name: value for name, value in found.lines[-1].items() if name != "step"}
+    for name, value in scores.items():
+        writer.add_scalar(f"val/{name}", value, step)
+    told = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    ends = f"; no better for {found.patience} validations: training ends" if found.exhausted else ""
+    print(f"step {step} val {told} (best: step {found.best['step']}){ends}", flush=True)
 
 
 def _log(state, writer, bar, engine, step: int, said: dict[str, float], speed: float, steps: int) -> None:

@@ -1,10 +1,11 @@
 """What every scheme trains on: the pools of memorize and retrieve samples.
 
-- memorize: every train and test image with each of its identifiers, or the gallery (test) images alone.
+- memorize: every image that has identifiers with each of them, or all of these but the train images.
 - retrieve: the gold captions of the train images, and the pseudo-queries of the gallery (test) images. No gold caption of
   a val or test image is ever a sample.
 - caption (the captioner): the gold captions of the train images, with their images.
 
+Val images have identifiers where a training is validated; then they are what gallery images are in all of this.
 A scheme's targets are identifier tokens and the end token; atomic has a class number instead.
 """
 
@@ -46,7 +47,7 @@ def scheme_pools(
     gold = training.retrieve_batch - pseudo
     pools = []
     if training.memorize_batch:
-        chosen = table if training.memorize_images == "all" else identifiers.of_split("test")
+        chosen = table if training.memorize_images == "all" else table[table["split"] != "train"]
         prompt_ids = [prompts.memorize(identifiers.scheme)] * len(chosen)
         rows = row_of[chosen["image_id"]].to_numpy()
         pools.append(_pool("memorize", prompt_ids, chosen, rows, prompts, atomic, training.memorize_batch))
@@ -55,7 +56,7 @@ def scheme_pools(
         pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, gold))
     if pseudo:
         pairs = read_table(pseudo_queries / "pseudo_queries.parquet", "pseudo-queries", ["image_id", "text"])
-        strangers = set(pairs["image_id"]) - set(tables.gallery["image_id"])
+        strangers = set(pairs["image_id"]) - set(table["image_id"][table["split"] != "train"])
         if strangers:
             raise GraceError(f"pseudo-queries name images that are not in the gallery, such as {min(strangers)}")
         pools.append(_text_pool("pseudo", pairs[["image_id", "text"]], table, prompts, atomic, pseudo))

@@ -8,11 +8,13 @@ an optimizer that starts anew.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from grace.config import Training
@@ -31,27 +33,44 @@ def save(engine: Any, state: TrainingState, step: int, training: Training) -> No
     A state counts once `latest` names it, which happens last: a disk that fills up costs the new state, not the old one.
     """
     tag = f"step{step}"
-    try:
+    with told_where(state, f"the state of step {step}", tag):
         engine.save_checkpoint(str(state.folder), tag=tag, save_latest=False)
         wait_for_all()
         if is_first_process():
             about = {"step": step, "world_size": world_size(), "zero_stage": training.zero_stage}
             write_json(state.folder / tag / ABOUT, about)
             state.declare_latest(tag)
-    except (OSError, RuntimeError) as error:
-        # torch's file writer tells a full disk as a RuntimeError about an unexpected position.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            state.keep_newest(training.keep_states)
+        wait_for_all()  # none leaves, and has the others ended by its launcher, before the state counts
+
+
+@contextmanager
+def told_where(state: TrainingState, what: str, tag: str | None = None, folder: Path | None = None) -> Iterator[None]:
+    """A full disk in words, with the last good state, which is kept; what there is of the state `tag` goes.
+
+    `folder`: where `what` is written (None: the state's folder).
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _of_the_disk(error):
             raise
-        shutil.rmtree(state.folder / tag, ignore_errors=True)
         kept = state.latest()
+        if tag and tag != kept:
+            shutil.rmtree(state.folder / tag, ignore_errors=True)
+        folder = folder or state.folder
         said = f"the state of {kept} is kept, run again to go on from there" if kept else "no state was saved before"
-        free = shutil.disk_usage(state.folder).free / 2**30
+        free = shutil.disk_usage(folder if folder.exists() else state.folder).free / 2**30
         raise GraceError(
-            f"the state of step {step} cannot be written to {state.folder} ({str(error).strip().splitlines()[0]}; "
+            f"{what} cannot be written to {folder} ({str(error).strip().splitlines()[0]}; "
             f"{free:.1f} GiB are free there now); free some space: {said}"
         ) from None
-    if is_first_process():
-        state.keep_newest(training.keep_states)
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether an error is the file system's: torch and tokenizers tell a full disk by errors of their own kinds."""
+    torch_writer = isinstance(error, RuntimeError) and "inline_container" in str(error)
+    return torch_writer or isinstance(error, OSError | SafetensorError) or "(os error 28)" in str(error)
 
 
 def resume(

@@ -1,7 +1,8 @@
 """The stage `train`: one scheme of identifiers into one model; and `train_model`, which the captioner shares.
 
 Reads the dataset, tokenizer, embeddings, pseudo-queries and identifiers folders (and the captioner's, to start from it);
-writes a model folder: `model.safetensors`, `config.json`, tokenizer, `metrics.jsonl`, `tensorboard/`. The resumable state
+writes a model folder: `model.safetensors`, `config.json`, tokenizer, `README.md` (the model card), `metrics.jsonl`,
+`tensorboard/`, and `validation.jsonl` if it was validated. The resumable state
 lives in its own folder, which is deleted when the model is complete: a rerun after a kill goes on, a forced rerun starts
 anew.
 
@@ -13,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from grace.config import Atomic, Training
 from grace.config import Flamingo as FlamingoSettings
-from grace.data.tables import load_dataset
+from grace.data.tables import DatasetTables, load_dataset
 from grace.embeddings import load_embeddings
 from grace.errors import GraceError, did_you_mean
 from grace.files import check_output_folder, need, read_json, replacing_folder
@@ -31,10 +33,14 @@ from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.provenance import provenance
 from grace.schemes import SCHEMES
-from grace.training.deepspeed_engine import is_first_process
+from grace.training.card import model_card
+from grace.training.deepspeed_engine import is_first_process, world_size
 from grace.training.engine import train_model
+from grace.training.head_start import start_projection
 from grace.training.pools import scheme_pools
+from grace.training.resume import told_where
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
+from grace.training.validation import Validations, validation
 
 
 def train(
@@ -70,6 +76,8 @@ def train(
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
     pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
+    if scheme == "atomic" and atomic_head.projection == "regression":
+        start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
     settings = {
         "flamingo": flamingo.model_dump(),
         "training": training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)),
@@ -80,6 +88,7 @@ def train(
         pseudo_queries / "pseudo_queries.parquet",
         embeddings / "image_embeddings.npy",
     ]
+    asks = validation(training, tables, assigned, vectors, prompts, model.max_length, seed)
     key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, read, start_from)
     config = {
         "scheme": scheme,
@@ -90,21 +99,39 @@ def train(
         "identifiers": assigned.fingerprint,
         "classes": len(model.atomic_head.classes) if scheme == "atomic" else 0,
         "class_width": int(vectors.vectors.shape[1]),
+        **about(tables, embeddings),
     }
-    run("train", model, pools, SCHEMES[scheme].objective, seed, vectors, words, training, state, key, output, config)
+    objective = SCHEMES[scheme].objective
+    run("train", model, pools, objective, seed, vectors, words, training, state, key, output, config, asks)
 
 
-def run(stage, model, pools, objective, seed, vectors, words, training, state, key, output, config) -> None:
+def about(tables: DatasetTables, embeddings: Path) -> dict[str, Any]:
+    """What a model folder says of what its model has seen: the data set, and the frozen tower, named by its weights' hash."""
+    said = read_json(need(embeddings / "encode.json", "encode.json"))
+    summary = {key: tables.summary.get(key) for key in ("name", "license", "counts")}
+    return {"dataset": summary, "vision_tower": said.get("tower")}
+
+
+def run(stage, model, pools, objective, seed, vectors, words, training, state, key, output, config, asks=None) -> None:
     """Train `model` and write the model folder as an output of `stage`; every process of a distributed run calls this."""
     if config["flamingo"]["language_model"] == "pretrained":  # the folder is to load where no hub can be reached
         config = {**config, "language_model": describe(model.lang_encoder)}
     check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
-        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept)
+        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks)
         if is_first_process():
-            with replacing_folder(output, stage) as folder:
-                save_model(folder, tensors, {**config, "provenance": provenance(training.model_dump())}, words)
+            where = output.resolve().parent
+            with told_where(kept, "the model", folder=where), replacing_folder(output, stage) as folder:
+                best = Validations(kept, training.validate_measure).export(folder)
+                config = {
+                    **config,
+                    "validation": best,
+                    "processes": world_size(),
+                    "provenance": provenance(training.model_dump()),
+                }
+                save_model(folder, tensors, config, words)
                 kept.export_logs(folder)
+                (folder / "README.md").write_text(model_card(config, training, tensors), encoding="utf-8")
             kept.finish()
 
 

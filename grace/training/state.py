@@ -1,8 +1,8 @@
 """The resumable state of a training run, in a folder of its own outside the declared outputs.
 
 `key.json` names the configuration and inputs that the state belongs to; a state of another key is thrown away, with a line
-that says so. `latest` (written last) names the newest complete state. `metrics.jsonl` and `tensorboard/` grow
-here and move into the model folder at the end. A lock keeps a second trainer out.
+that says so. `latest` (written last) names the newest complete state. `metrics.jsonl`, `validation.jsonl` and
+`tensorboard/` grow here and move into the model folder at the end. A lock keeps a second trainer out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grace.errors import GraceError
 from grace.files import read_json, replacing, write_json
 
 # Keys of `train` under which a state stays good: what is logged and kept, and how it goes on.
-SAYS_NOTHING_OF_THE_RESULT = ("log_every", "save_every", "keep_states", "resume", "zero_stage")
+SAYS_NOTHING_OF_THE_RESULT = ("log_every", "save_every", "keep_states", "resume", "zero_stage", "optimizer_offload")
 
 
 class TrainingState:
@@ -83,7 +83,8 @@ class TrainingState:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            with replacing(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
     def log(self, line: dict[str, Any]) -> None:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from grace.errors import GraceError
 from grace.identifiers.base import end_token_id, flatten, load_identifiers, read_tokenizer
 from grace.trie.tree import Trie
@@ -21,8 +23,12 @@ def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
     if not len(rows):
         raise GraceError(f"identifiers {identifiers} hold no image of the split test; run identifiers again")
     end = None if tables.scheme == "atomic" else end_token_id(read_tokenizer(tokenizer))
+    tree_of(rows, end).save(output, fingerprint=tables.fingerprint)
+
+
+def tree_of(rows: pd.DataFrame, end: int | None) -> Trie:
+    """The tree of some rows of an identifier table; `end` is the end token, None where the scheme has none (atomic)."""
     image_ids = rows["image_id"].unique().tolist()
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     flat, lengths = flatten(rows["tokens"])
-    tree = Trie.from_arrays(flat, lengths, rows["image_id"].map(row_of).to_numpy(), image_ids, end)
-    tree.save(output, fingerprint=tables.fingerprint)
+    return Trie.from_arrays(flat, lengths, rows["image_id"].map(row_of).to_numpy(), image_ids, end)

@@ -1,6 +1,7 @@
 """A real conda where there is none, from the package index alone, and a local channel with this Python in it.
 
-The conda is the one (24.7.1) that the package conda-lock vendors; the channel holds `python` (a link to the running
+The conda is the one (24.7.1) that the package conda-lock vendors, with the solver of python-sat, which needs no compiler; what
+it imports is pinned in requirements/pins.toml, group conda_test. The channel holds `python` (a link to the running
 interpreter and the pyvenv.cfg that makes an environment's prefix a venv of it) and `pip` (the wheel that comes with Python).
 Everything is written below one folder.
 
@@ -20,15 +21,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
-CONDA_LOCK = "conda-lock==4.0.3"
-# what that conda imports: pycosat is the classic solver, conda-package-handling opens packages
-NEEDS = (
-    *("ruamel.yaml>=0.17,<0.19", "pycosat", "conda-package-handling", "tqdm", "pluggy", "requests", "boltons"),
-    *("packaging", "platformdirs", "zstandard", "setuptools<81", "archspec", "jsonpatch"),
-)
+PINS = Path(__file__).resolve().parents[2] / "requirements" / "pins.toml"
+CONDA_LOCK = "conda-lock"
 SUBDIR = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}[platform.machine()]
 
 CONDA = """#!{python}
@@ -46,6 +44,8 @@ unset _conda_out
 
 def make_conda(folder: Path) -> Path:
     """Make `folder`/conda and `folder`/channels/conda-forge; return the folder of the command `conda`."""
+    pins = tomllib.loads(PINS.read_text(encoding="utf-8"))["conda_test"]
+    needs = [f"{name}=={version}" for name, version in pins.items() if name != CONDA_LOCK]
     channels = folder / "channels"
     write_channel(channels / "conda-forge")
     home = folder / "conda"
@@ -53,14 +53,14 @@ def make_conda(folder: Path) -> Path:
     python = home / "bin" / "python"
     site = Path(_output(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     unpacked = folder / "conda-lock"
-    _pip(python, "--no-deps", "--target", str(unpacked), CONDA_LOCK)
+    _pip(python, "--no-deps", "--target", str(unpacked), f"{CONDA_LOCK}=={pins[CONDA_LOCK]}")
     shutil.copytree(unpacked / "conda_lock" / "_vendor" / "conda", site / "conda")
     for source in (site / "conda").rglob("*.py"):
         text = source.read_text(encoding="utf-8")
         if "conda_lock._vendor.conda" in text:
             source.write_text(text.replace("conda_lock._vendor.conda", "conda"), encoding="utf-8")
     shutil.rmtree(unpacked)
-    _pip(python, *NEEDS)
+    _pip(python, *needs)
     (home / "conda-meta").mkdir()
     (home / "conda-meta" / "history").touch()
     command = home / "bin" / "conda"
@@ -70,6 +70,7 @@ def make_conda(folder: Path) -> Path:
     settings = {
         "channel_priority": "strict",
         "solver": "classic",
+        "sat_solver": "pysat",
         "auto_update_conda": False,
         "notify_outdated_conda": False,
         "number_channel_notices": 0,
@@ -162,7 +163,8 @@ def _pip_wheel() -> Path:
 
 def _pip(python: Path, *arguments: str) -> None:
     subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], check=True
+        [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", *arguments],
+        check=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,22 @@ from safetensors.torch import load_file
 
 from grace.config import Training
 from grace.errors import GraceError
+from grace.model.checkpoints import load_weights, unique_tensors
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
 from grace.training.engine import Batches, Learner, choose_trainable
+from grace.training.lora import add_adapters
 from grace.training.resume import load_weights_of
 from grace.training.samples import Sampler
 from grace.training.state import TrainingState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worker import PAD, embeddings, model, pools, training
+from worker import validation as worker_validation
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STAGES, WORLDS, SHORT = (0, 2, 3), (1, 2), 5
+LORA = ("perceiver", "cross_attention", "lora")
 
 
 def launch(folder: Path, world: int, jobs: list[dict], name: str = "jobs") -> str:
@@ -73,6 +78,13 @@ def runs(tmp_path_factory) -> dict[int, Path]:
                 jobs += [{"name": f"whole-{name}", "training": exact}, {"name": f"broken-{name}", **broken}]
                 jobs.append({"name": f"on-{name}", **shared})
             jobs.append({"name": f"cheap-{stage}", "training": {**keys, **cheap, "steps": SHORT}})
+            lora = {"trainable": LORA, "steps": SHORT}
+            jobs.append({"name": f"lora-{stage}", "training": {**keys, **lora}})
+            val = {"validate_every": 2, "validate_measure": "R@10", "steps": 9}
+            jobs.append({"name": f"val-{stage}", "training": {**keys, **val}})
+            if stage:
+                offload = {"optimizer_offload": "cpu", "steps": SHORT}
+                jobs.append({"name": f"offload-{stage}", "training": {**keys, **offload}})
             left = {"state": f"left-{stage}", "training": {**keys, "steps": SHORT}, "terminate_at": 2}
             jobs.append({"name": f"left-{stage}", **left})
         launch(folders[world], world, jobs)
@@ -82,6 +94,8 @@ def runs(tmp_path_factory) -> dict[int, Path]:
 def plain_losses(world: int, settings: Training) -> list[float]:
     """The same training in plain PyTorch: the mean of the gradients over the processes' batches and micro-batches."""
     learner = Learner(model(), "generate")
+    if "lora" in settings.trainable:
+        add_adapters(learner.flamingo, settings.lora, 0)
     choose_trainable(learner.flamingo, settings)
     optimizer = torch.optim.AdamW(parameter_groups(learner, settings), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
@@ -125,6 +139,61 @@ def test_every_saving_at_once_trains_as_a_plain_loop_does(runs, world) -> None:
     for stage in STAGES:
         found = losses(runs[world], f"cheap-{stage}")
         assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_adapters_train_as_in_a_plain_loop_and_are_merged(runs, world) -> None:
+    plain = plain_losses(world, training(steps=SHORT, trainable=LORA))
+    other = plain_losses(world, training(steps=SHORT, trainable=("perceiver", "cross_attention")))
+    assert abs(plain[-1] - other[-1]) > 1e-3, "the adapters do nothing"
+    names, start = set(unique_tensors(model())), unique_tensors(model())
+    for stage in STAGES:
+        found = losses(runs[world], f"lora-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
+        tensors = load_file(runs[world] / f"lora-{stage}.safetensors")
+        assert set(tensors) == names, stage
+        layer = "lang_encoder.model.decoder.layers.0.decoder_layer.self_attn.q_proj.weight"
+        assert not torch.allclose(tensors[layer], start[layer], atol=1e-5), "the adapters are not merged"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_optimizer_in_main_memory_trains_as_a_plain_loop_does(runs, world) -> None:
+    plain = plain_losses(world, training(steps=SHORT))
+    for stage in STAGES[1:]:
+        found = losses(runs[world], f"offload-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
+
+
+def test_a_state_goes_on_with_its_optimizer_in_main_memory(runs, tmp_path) -> None:
+    jobs = []
+    for stage in STAGES[1:]:
+        shutil.copytree(runs[1] / f"left-{stage}", tmp_path / f"state-{stage}")
+        keys = {"zero_stage": stage, "steps": SHORT, "optimizer_offload": "cpu"}
+        jobs.append({"name": f"on-{stage}", "state": f"state-{stage}", "training": keys})
+    assert launch(tmp_path, 1, jobs).count("going on from step 3") == 2
+    for stage in STAGES[1:]:
+        found, whole = losses(tmp_path, f"on-{stage}"), losses(runs[1], f"whole-fp32-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, whole, strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_validation_disturbs_no_training_and_is_the_same_under_every_stage(runs, world) -> None:
+    plain = plain_losses(world, training(steps=9))
+    lines = [
+        [json.loads(line) for line in (runs[world] / f"val-{stage}.validation.jsonl").read_text().splitlines()]
+        for stage in STAGES
+    ]
+    for stage in STAGES:
+        found = losses(runs[world], f"val-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
+    assert [line["step"] for line in lines[0]] == [2, 4, 6, 8, 9]
+    assert lines[0] == lines[1] == lines[2]
+    # the oracle: the kept model, read from its file into a model of its own, asked in this one process
+    best = max(lines[0], key=lambda line: line["R@10"])
+    kept = model(seed=5)
+    load_weights(runs[world] / "val-3.safetensors", kept)
+    scores = worker_validation(training(validate_every=2)).measure_model(kept)
+    assert {"step": best["step"], **scores} == best
 
 
 @pytest.mark.parametrize(("world", "precision"), [(1, "fp32"), (1, "bf16"), (2, "fp32")])
@@ -195,6 +264,47 @@ def test_a_loss_that_is_not_finite_and_a_full_disk_end_in_words_with_the_last_go
     whole, after = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "after.safetensors")
     assert all(torch.equal(value, after[key]) for key, value in whole.items())
     assert len(losses(tmp_path, "after")) == 20
+
+
+def test_two_nodes_are_one_training(runs, tmp_path) -> None:
+    """Two launchers that meet at an address, one process each, as on two machines; SIGTERM to one ends both with code 75."""
+    shared = {"training": {"steps": SHORT}, "output": str(tmp_path)}
+    jobs = [
+        {"name": "nodes", **shared},
+        {"name": "ended", "terminate_at": 2, "terminate_rank": 1, "leave": True, **shared},
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "grace.training.launch", "--nnodes", "2", "--nproc-per-node", "1", "--local-addr"]
+    command += ["127.0.0.1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "nodes"]
+    command += [str(ROOT / "tests/distributed/worker.py"), str(tmp_path / "jobs.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [node.communicate(timeout=540)[1] for node in nodes]
+    assert losses(tmp_path, "nodes") == losses(runs[2], "whole-fp32-0"), said
+    assert 75 in [node.returncode for node in nodes], said
+    assert "ended at step 3 by SIGTERM" in (tmp_path / "ended.error").read_text()
+
+
+def test_a_training_with_dropout_and_validations_goes_on_to_the_same_best_model(tmp_path) -> None:
+    """Random numbers are those of the step, and the validations of before the end count."""
+    keys = {"validate_every": 3, "validate_measure": "R@5", "patience": 3, "learning_rate": 1e-2}
+    launch(tmp_path, 1, [
+        {"name": "whole", "training": keys, "dropout": True},
+        {"name": "dry", "training": {**keys, "steps": 2}},
+        {"name": "broken", "state": "state", "training": {**keys, "save_every": 4}, "terminate_at": 9, "dropout": True},
+        {"name": "on", "state": "state", "training": {**keys, "save_every": 4}, "dropout": True},
+    ])  # fmt: skip
+    assert "ended at step 10 by SIGTERM" in (tmp_path / "broken.error").read_text()
+    whole, gone_on = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "on.safetensors")
+    assert all(torch.equal(value, gone_on[name]) for name, value in whole.items())
+    said = [(tmp_path / f"{name}.validation.jsonl").read_text() for name in ("whole", "on")]
+    assert said[0] == said[1] and len(said[0].splitlines()) > 3
+    assert losses(tmp_path, "whole")[:2] != losses(tmp_path, "dry"), "there is no dropout: this shows nothing"
 
 
 def test_the_newest_states_are_kept_and_nothing_that_never_became_complete(tmp_path) -> None:

@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.embeddings import Embeddings
-from grace.errors import GraceError
+from grace.errors import GraceError, Interrupted
+from grace.identifiers.base import IdentifierTables
 from grace.model.checkpoints import save_weights
 from grace.model.flamingo import build
 from grace.training import engine
@@ -30,6 +32,8 @@ from grace.training.engine import train_model
 from grace.training.pools import Pool
 from grace.training.samples import PAD_IMAGE, Samples
 from grace.training.state import TrainingState
+from grace.training.validation import Validation
+from grace.trie.stage import tree_of
 
 VOCABULARY, IMAGE, END, PAD = 120, 117, 118, 119
 
@@ -70,6 +74,32 @@ def pools(memorize: int = 4, retrieve: int = 6, pseudo: int = 2) -> list[Pool]:
     return [pool for pool in out if pool.batch]
 
 
+def validation(settings: Training) -> Validation:
+    """Texts with their images against all 40 images: what the model is trained on, so that it gets better at it."""
+    retrieve = pools()[1].samples
+    tokens = [[100 + row % 10, 110 + row // 10 % 7] for row in range(40)]
+    table = pd.DataFrame({"image_id": [f"im{row}" for row in range(40)], "split": "test", "tokens": tokens, "text": ""})
+    own = {tuple(ids): image for ids, image in zip(tokens, table["image_id"], strict=True)}
+    return Validation(
+        prompts=retrieve.prompts[:31],  # odd: two processes have different numbers of queries
+        query_ids=[f"q{row}" for row in range(31)],
+        gold=[own[tuple(target[:2])] for target in retrieve.targets[:31]],
+        identifiers=IdentifierTables(Path("."), "numeric", table, [], []),
+        tree=tree_of(table, END),
+        pad_tokens=embeddings().visual([PAD_IMAGE]),
+        every=settings.validate_every,
+        patience=settings.patience,
+        measure=settings.validate_measure,
+    )
+
+
+def with_dropout(model):
+    """Dropout as pretrained OPT has it: the model that is made here has none."""
+    for layer in model.lang_encoder.old_decoder_blocks:
+        layer.dropout = 0.3
+    return model
+
+
 def training(**keys) -> Training:
     shared = {"steps": 20, "learning_rate": 3e-3, "warmup_steps": 3, "log_every": 1, "save_every": 1000}
     return Training(**{**shared, **keys})
@@ -79,21 +109,27 @@ def run_job(job: dict) -> None:
     """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
-    `full_at`: no file may grow over 64 KiB from there on, as on a full disk.
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
     settings = training(**job.get("training", {}))
     try:
         with disturbed(job), TrainingState(state, job.get("key", "test")) as kept:
-            tensors = train_model(model(), pools(), "generate", 0, embeddings(), PAD, settings, kept)
+            asks = validation(settings) if settings.validate_every else None
+            learner = with_dropout(model()) if job.get("dropout") else model()
+            tensors = train_model(learner, pools(), "generate", 0, embeddings(), PAD, settings, kept, asks)
             if is_first_process():
                 save_weights(folder / f"{job['name']}.safetensors", tensors)
                 shutil.copy(state / "metrics.jsonl", folder / f"{job['name']}.jsonl")
+                if asks:
+                    shutil.copy(state / "validation.jsonl", folder / f"{job['name']}.validation.jsonl")
                 kept.finish()
     except GraceError as error:
         if is_first_process():
             (folder / f"{job['name']}.error").write_text(f"{type(error).__name__}: {error}")
+        if job.get("leave"):  # as the command line does
+            sys.exit(75 if isinstance(error, Interrupted) else 2)
     wait_for_all()
 
 

@@ -64,7 +64,8 @@ def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: si
         time.sleep(0.01)
     process.send_signal(number)
     assert snakemake.wait(timeout=300) != 0
-    assert f"ended: {number.name}: " in in_words(run)
+    reason = "ended: SIGKILL: " if number == signal.SIGKILL else "interrupted: ended at step "
+    assert reason in in_words(run)
     assert not (own / "model").exists(), "a model of a trainer that did not finish"
     run.must_end_as(undisturbed)
     assert "going on from step" in (run.results / "logs/scenes/numeric/seed0/train.log").read_text()

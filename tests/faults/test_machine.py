@@ -48,7 +48,7 @@ def test_a_full_disk(run: Run, undisturbed: Run, own_disk: Path | None, chance: 
         # a forced stage gives the room of its old output back; what it writes now must not fit
         assert mount("-o", f"remount,size={used // 1024 - chance.randrange(8, 400)}k", str(own_disk)) or True
         filler = own_disk / "logs" / "filler"
-        _fill(filler, leave=chance.randrange(0, 64) * 1024)
+        fill(filler, leave=chance.randrange(0, 64) * 1024)
         code, said = run("-R", stage)
         filler.unlink()
         assert mount("-o", "remount,size=400m", str(own_disk))
@@ -61,7 +61,7 @@ def test_a_full_disk(run: Run, undisturbed: Run, own_disk: Path | None, chance: 
     run.must_end_as(undisturbed)
 
 
-def _fill(path: Path, leave: int) -> None:
+def fill(path: Path, leave: int) -> None:
     """Write a file until the disk is full, then take `leave` bytes back."""
     size = 0
     with open(path, "wb", buffering=0) as file:

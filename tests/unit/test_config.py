@@ -28,7 +28,9 @@ def test_the_defaults_of_the_models_are_valid():
 
 
 def test_overlays_are_found():
-    assert {"tiny", "scenes_full", "flickr30k", "flickr8k_sample"} <= {file.stem for file in OVERLAYS}
+    assert {"tiny", "scenes_full", "flickr30k", "flickr8k_sample", "flickr8k_offline"} <= {
+        file.stem for file in OVERLAYS
+    }
 
 
 @pytest.mark.parametrize("file", OVERLAYS, ids=lambda file: file.stem)

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class Workflow:
     """Snakemake on config.yaml and overlays; everything is made in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, programs: Path = Path(sys.executable).parent) -> None:
+        self.folder, self.programs = folder, programs  # the jobs' `python` is the one in `programs`
 
     def overlay(self, name: str, values: dict) -> str:
         """Write an overlay; return its path."""
@@ -40,8 +40,7 @@ class Workflow:
         ]
         if overlays:
             command += ["--configfile", *overlays]
-        # the jobs' `python` is the one that runs the tests
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
 

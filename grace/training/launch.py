@@ -1,0 +1,49 @@
+"""torchrun for one training: the same options, and the exit code and words of the training itself.
+
+    python -m grace.training.launch --standalone --nproc-per-node 4 -m grace train ...
+    srun python -m grace.training.launch --nnodes 2 --nproc-per-node 4 --rdzv-endpoint HOST:29500 ... -m grace train ...
+
+What differs from torchrun: a SIGTERM is handed to the training processes, and they have as long as they need to save their
+state (torchrun kills them after 30 seconds); then this ends with their code, 75, where torchrun ends with 1 and a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Start the processes, wait for them, and return the exit code of the first that failed (0: none did)."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    signal.signal(signal.SIGTERM, _hand_on)
+    options = parse_args(
+        ["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    try:
+        run(options)
+    except ChildFailedError as error:
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode  # as a shell counts a signal
+    return 0
+
+
+def _hand_on(number: int, frame: FrameType | None) -> None:
+    for child in _children(os.getpid()):
+        os.kill(child, number)
+
+
+def _children(process: int) -> list[int]:
+    """The processes that `process` has started, in any of its threads."""
+    return [
+        int(child) for task in Path(f"/proc/{process}/task").glob("*/children") for child in task.read_text().split()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
