@@ -14,6 +14,8 @@ from __future__ import annotations
 import resource
 from typing import Any
 
+from torch import Tensor
+
 from benchmarks.decoding import models
 from benchmarks.decoding.dictionaries import Dictionaries
 from benchmarks.decoding.hugging_face import generate
@@ -53,24 +55,33 @@ def measure(name: str, settings: dict[str, Any], sizes: dict[str, Any]) -> list[
     def search(leaves_at_once: int = 0):
         return beam_search(model.flamingo, prompts, model.media, tree, beams, beams, leaves_at_once=leaves_at_once)
 
+    def transformers(cached: bool, scores: bool = False):
+        return generate(model, prompts, allowed, depth, beams, cached, scores)
+
     found = search()  # also warms up
-    hers, scores = generate(model, prompts, allowed, depth, beams, cached=True, scores=settings["scores"])
-    same = float((found.tokens == hers).all(-1).all(-1).float().mean())
-    gap = None if scores is None else float((found.scores - scores).abs().max())
+    answers: dict[bool, Tensor] = {}
+
+    def answer(cached: bool) -> None:
+        answers[cached] = transformers(cached)[0]
+
+    def same(cached: bool) -> float:
+        return float((found.tokens == answers[cached]).all(-1).all(-1).float().mean())
+
+    gap = float((found.scores - transformers(True, scores=True)[1]).abs().max()) if settings["scores"] else None
     shared = {
         "model": name, "parameters": model.parameters, "dtype": settings["dtype"], "vocabulary": settings["vocabulary"],
         "queries": len(prompts), "prompt_tokens": sizes["prompt_tokens"], "beams": beams, "shape": shape,
         "identifiers": sizes["identifiers"],
     }  # fmt: skip
     none = {"same_share": None, "score_gap": None}
-    cached = timed(lambda: generate(model, prompts, allowed, depth, beams, cached=True), repeats)
-    rows = [{**shared, "search": "Hugging Face with cache", "seconds": cached, **none}]
+    rows = [{**shared, "search": "Hugging Face with cache", "seconds": timed(lambda: answer(True), repeats), **none}]
     if settings["without_cache"]:
-        plain = generate(model, prompts, allowed, depth, beams, cached=False)[0]
-        plain_s = timed(lambda: generate(model, prompts, allowed, depth, beams, cached=False), repeats)
-        share = float((found.tokens == plain).all(-1).all(-1).float().mean())
-        rows.append({**shared, "search": "Hugging Face without cache", "seconds": plain_s, **none, "same_share": share})
-    rows.append({**shared, "search": "grace", "seconds": timed(search, repeats), "same_share": same, "score_gap": gap})
+        seconds = timed(lambda: answer(False), repeats)
+        rows.append(
+            {**shared, "search": "Hugging Face without cache", "seconds": seconds, **none, "same_share": same(False)}
+        )
+    seconds = timed(search, repeats)
+    rows.append({**shared, "search": "grace", "seconds": seconds, "same_share": same(True), "score_gap": gap})
     at_once = timed(lambda: search(LEAVES_AT_ONCE), repeats)
     rows.append({**shared, "search": "grace, leaves at once", "seconds": at_once, **none})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
