@@ -1,4 +1,11 @@
 # Stage report: one HTML file of every result, and beside it the whole configuration that they came from.
+def benchmark_of_decoding(wildcards):
+    """The file of `make bench` that the page shows, if there is one."""
+    named = CONFIG.report.benchmark
+    found = f"{OUTPUT}/decoding_benchmark.json"
+    return [named] if named else [found] if os.path.exists(found) else []
+
+
 rule report:
     input:
         metrics=rules.metrics.output[0],
@@ -7,6 +14,7 @@ rule report:
         runs=expand(f"{DATA}/{{system}}/run.trec", system=SYSTEMS),
         models=expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
         identifiers=expand(rules.identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
+        benchmark=benchmark_of_decoding,
     output:
         page=f"{OUTPUT}/report/index.html",
         config=f"{OUTPUT}/report/config.json",

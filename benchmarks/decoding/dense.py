@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.decoding import models, roofline, vectors
 from benchmarks.decoding.identifier_sets import identifier_set
 from benchmarks.decoding.level_order import LevelOrder
-from benchmarks.decoding.timing import in_fresh_process, median, quantiles, timed
+from benchmarks.decoding.timing import call, median, quantiles, timed
 from grace.model.torchvision_shim import import_torchvision
 from grace.retrieval.beam_search import beam_search
 
@@ -33,9 +33,9 @@ ANSWERS = 10
 def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each system and gallery size, and the rows of the roofline."""
     faiss.omp_set_num_threads(torch.get_num_threads())
-    rows = in_fresh_process(generative, sizes)
+    rows = call(generative, sizes, fresh=sizes["fresh"])
     for number in sizes["images"]:
-        rows += in_fresh_process(dense, number, sizes)
+        rows += call(dense, number, sizes, fresh=sizes["fresh"])
     for row in rows:
         print(f"  {row['system']:<18} {row['images']:>10,}  recall {row['recall']:.3f}  one query p50 "
               f"{1000 * row['one']['p50_s']:8.2f} p95 {1000 * row['one']['p95_s']:8.2f} ms  {row['batch']} together "

@@ -59,10 +59,11 @@ def prefixes(tokens_SL: np.ndarray, number: int, seed: int = 1) -> list[list[int
     """Prefixes of every length from 0 to L, about one in five with a wrong last token; the empty one first."""
     rng = np.random.default_rng(seed)
     rows, depth = rng.integers(0, len(tokens_SL), number), tokens_SL.shape[1]
+    wrong = rng.random(number) < 0.2
     out: list[list[int]] = [[]]
     for place, row in enumerate(rows.tolist()):
         prefix = tokens_SL[row, : 1 + place % depth].tolist()
-        if place % 5 == 4:
+        if wrong[place]:
             prefix[-1] = int(tokens_SL[rng.integers(0, len(tokens_SL)), len(prefix) - 1])
         out.append(prefix)
     return out

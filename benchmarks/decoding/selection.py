@@ -24,7 +24,7 @@ from benchmarks.decoding.dictionaries import Dictionaries
 from benchmarks.decoding.identifier_sets import SHAPES, identifier_set
 from benchmarks.decoding.level_order import LevelOrder
 from benchmarks.decoding.marisa import Marisa
-from benchmarks.decoding.timing import in_fresh_process, median, timed
+from benchmarks.decoding.timing import call, median, timed
 from grace.retrieval.beam_search import expand, step
 from grace.retrieval.hypotheses import FULL, Beams
 from grace.trie import Trie
@@ -40,7 +40,7 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
         for number in sizes["identifiers"]:
             here = []
             for name in STRUCTURES:
-                here += in_fresh_process(measure, name, shape, number, vocabulary, sizes)
+                here += call(measure, name, shape, number, vocabulary, sizes, fresh=sizes["fresh"])
             chosen = [row.pop("chosen") for row in here]
             same = all(_alike(chosen[0], other) for other in chosen[1:])
             rows += [{**row, "same": same} for row in here]
@@ -82,13 +82,13 @@ def measure(name: str, shape: str, number: int, vocabulary: int, sizes: dict[str
 def beams_at(tokens_SL: np.ndarray, depth: int, sizes: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Prefixes of `depth` tokens, int64 [B, K, depth], different ones in a query where the trie has them; f32 scores [B, K]."""
     rng = np.random.default_rng(depth)
-    some = tokens_SL[rng.integers(0, len(tokens_SL), 50_000), :depth]
-    different = np.unique(some, axis=0)
+    some = tokens_SL[rng.integers(0, len(tokens_SL), 5_000), :depth]
+    different = sorted(set(map(tuple, some.tolist())))
     if len(different) < sizes["beams"]:
         raise ValueError(f"the trie has {len(different)} prefixes of {depth} tokens for {sizes['beams']} beams")
     picked = [rng.choice(len(different), sizes["beams"], replace=False) for _ in range(sizes["queries"])]
     scores = -np.sort(rng.exponential(3.0, (sizes["queries"], sizes["beams"])), axis=1)
-    return torch.tensor(different[np.array(picked)]), torch.tensor(scores, dtype=torch.float32)
+    return torch.tensor(np.array(different)[np.array(picked)]), torch.tensor(scores, dtype=torch.float32)
 
 
 def hugging_face(

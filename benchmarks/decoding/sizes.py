@@ -58,4 +58,8 @@ TOY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+for _sizes, _fresh in ((FULL, True), (TOY, False)):
+    for _part in _sizes.values():
+        _part["fresh"] = _fresh  # whether each row is measured in a process of its own
+
 SIZES = {"full": FULL, "toy": TOY}

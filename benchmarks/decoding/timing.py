@@ -36,8 +36,10 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
     return {"p50_s": float(low), "p95_s": float(high)}
 
 
-def in_fresh_process(function: Callable, *arguments: Any) -> Any:
-    """Call `function` in a new interpreter: memory is counted from nothing and given back at the end."""
+def call(function: Callable, *arguments: Any, fresh: bool) -> Any:
+    """Call `function`; if `fresh`, in a new interpreter: memory is counted from nothing and given back at the end."""
+    if not fresh:
+        return function(*arguments)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()

@@ -25,7 +25,7 @@ from benchmarks.decoding.dictionaries import Dictionaries
 from benchmarks.decoding.identifier_sets import identifier_set, prefixes
 from benchmarks.decoding.level_order import LevelOrder
 from benchmarks.decoding.marisa import Marisa
-from benchmarks.decoding.timing import in_fresh_process, median, timed
+from benchmarks.decoding.timing import call, median, timed
 from grace.trie import Trie
 
 STRUCTURES = {kind.name: kind for kind in (Dictionaries, Marisa, LevelOrder)}
@@ -36,7 +36,7 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for shape in sizes["shapes"]:
         for number in sizes["identifiers"]:
-            here = [in_fresh_process(measure, name, shape, number, sizes) for name in STRUCTURES]
+            here = [call(measure, name, shape, number, sizes, fresh=sizes["fresh"]) for name in STRUCTURES]
             same = len({row.pop("answers") for row in here}) == 1
             rows += [{**row, "same": same} for row in here]
             for row in here:
@@ -52,31 +52,35 @@ def measure(name: str, shape: str, number: int, sizes: dict[str, Any]) -> dict[s
     tokens_SL = identifier_set(shape, number)
     repeats = sizes["repeats"] if number < 5_000_000 or kind is LevelOrder else 1
     row: dict[str, Any] = {"shape": shape, "identifiers": number, "structure": name}
-    build_s = []
-    for _ in range(repeats):
+    before = psutil.Process().memory_info().rss
+    built, seconds = kind.build(tokens_SL)
+    grown = psutil.Process().memory_info().rss - before  # of the first: memory that was freed grows nothing
+    row["build_s"] = [seconds]
+    while len(row["build_s"]) < repeats:
         built = None
         gc.collect()
-        before = psutil.Process().memory_info().rss
         built, seconds = kind.build(tokens_SL)
-        build_s.append(seconds)
-    row["build_s"] = build_s
-    grown = psutil.Process().memory_info().rss - before
+        row["build_s"].append(seconds)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trie"
         row["save_s"] = timed(lambda: built.save(path), 1)
         row["file_bytes"] = os.path.getsize(path)
-        row["bytes"] = {"dictionaries": grown, "marisa-trie": row["file_bytes"]}.get(name) or built.bytes()
+        row["bytes"] = grown if kind is Dictionaries else row["file_bytes"]
         if kind is LevelOrder:
+            row["bytes"] = built.bytes()
             row["leaf_map_bytes"] = built.leaf_map_bytes()
             row["nodes"] = built.tree.nodes
             row["load_verified_s"] = timed(lambda: kind.load_verified(path), repeats)
             row["load_and_read_s"] = timed(lambda: _read(kind.load(path)), sizes["load_repeats"])
         built = None
         gc.collect()
-        row["load_s"] = timed(lambda: kind.load(path), repeats if kind is Dictionaries else sizes["load_repeats"])
-        loaded = kind.load(path)
-        followers = [sorted(loaded.allowed(prefix)) for prefix in prefixes(tokens_SL, sizes["prefixes"])]
-        loaded = None
+        loaded: list[Any] = []
+        row["load_s"] = []
+        for _ in range(repeats if kind is Dictionaries else sizes["load_repeats"]):
+            loaded.clear()  # before the clock starts; two at once may not fit
+            row["load_s"] += timed(lambda: loaded.append(kind.load(path)), 1)
+        followers = [sorted(loaded[0].allowed(prefix)) for prefix in prefixes(tokens_SL, sizes["prefixes"])]
+        loaded.clear()
     if kind is Dictionaries and number <= sizes["published_up_to"]:
         row["build_as_published_s"] = [kind.build_as_published(tokens_SL)[1]]
     if kind is LevelOrder and number <= sizes["lists_up_to"]:

@@ -75,9 +75,11 @@ def report_command(
 ) -> None:
     """Write the report: one HTML file that opens offline."""
     from grace.report import report
+    from grace.report.decoding import FILE as BENCHMARK
 
     given = parsed(Report, settings)
-    reads = {"config": config, "metrics": results / "metrics.json"}
+    benchmark = Path(given.benchmark) if given.benchmark else results / BENCHMARK
+    reads = {"config": config, "metrics": results / "metrics.json", "benchmark": benchmark}
     with recorded("report", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
         report(config=config, results=results, output=output, settings=given)
 

@@ -50,6 +50,10 @@ class Report(Section):
     near_duplicate: Share = Field(
         0.95, description="cosine of two images' embeddings from which the data card counts them as nearly the same"
     )
+    benchmark: str = Field(
+        "",
+        description="file of `make bench` to show; empty: decoding_benchmark.json of the results folder, if it is there",
+    )
 
 
 class Resources(Section):

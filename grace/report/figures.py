@@ -104,7 +104,7 @@ def recall_figure(systems: Sequence[System]) -> Markup:
             f"{system.label}: " + ", ".join(f"{name} {100 * system.row[name]:.1f}" for name in MEASURES)
             for system in systems
         )
-        return _svg(figure, "recall", "Recall of every system with its interval", f"In percent. {said}.")
+        return svg(figure, "recall", "Recall of every system with its interval", f"In percent. {said}.")
 
 
 def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
@@ -140,7 +140,7 @@ def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
         for axis in grid[len(curves) :]:
             axis.set_visible(False)
         said = "; ".join(f"{title}: from {_ends(curve)}" for title, curve in curves.items())
-        return _svg(figure, "curves", "Training loss by step", f"{said}.")
+        return svg(figure, "curves", "Training loss by step", f"{said}.")
 
 
 def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
@@ -165,7 +165,7 @@ def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
             f"{title}: {min(counts)} to {max(counts)} tokens, {sum(counts.values())} identifiers"
             for title, counts in lengths.items()
         )
-        return _svg(figure, "lengths", "Number of identifiers by their length in tokens", f"{said}.")
+        return svg(figure, "lengths", "Number of identifiers by their length in tokens", f"{said}.")
 
 
 def words_figure(counts: dict[str, dict[int, int]]) -> Markup:
@@ -202,7 +202,7 @@ def _ends(curve: pd.DataFrame) -> str:
     return f"{values.iloc[0]:.3g} at step {first} to {values.iloc[-1]:.3g} at step {last}"
 
 
-def _svg(figure: Figure, name: str, title: str, description: str) -> Markup:
+def svg(figure: Figure, name: str, title: str, description: str) -> Markup:
     """Draw `figure` as an accessible inline SVG element, without prolog, metadata, fixed size or page-wide style."""
     file = io.StringIO()
     nothing: dict[str, Any] = {key: None for key in ("Date", "Creator", "Format", "Type")}

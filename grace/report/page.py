@@ -22,8 +22,9 @@ from grace.config import Report, load
 from grace.errors import GraceError
 from grace.evaluation.measures import MEASURES
 from grace.files import replacing
-from grace.report import costs, tables
+from grace.report import costs, decoding, tables
 from grace.report.data_card import data_card, word_counts
+from grace.report.decoding_figure import decoding_figure
 from grace.report.figures import curves_figure, lengths_figure, recall_figure, words_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
@@ -35,13 +36,13 @@ TEMPLATE = "template.html"
 def report(*, config: Path, results: Path, output: Path, settings: Report) -> None:
     """Write the page to `output`; `GraceError` names a required piece that is missing or broken."""
     inputs = read_inputs(load(config), Path(results))
-    page = render(inputs, settings)
+    page = render(inputs, settings, decoding.read_benchmark(settings.benchmark, Path(results)))
     with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def render(inputs: Inputs, settings: Report) -> str:
-    """Return the page as text."""
+def render(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None = None) -> str:
+    """Return the page as text; `benchmark` is that of decoding, if there is one."""
     # StrictUndefined: a name that the template misspells is an error, not an empty place.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -50,10 +51,10 @@ def render(inputs: Inputs, settings: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(context(inputs, settings))
+    return environment.get_template(TEMPLATE).render(context(inputs, settings, benchmark))
 
 
-def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
+def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None = None) -> dict[str, Any]:
     """Everything that the template shows."""
     systems = inputs.systems
     first = systems[0].row
@@ -94,6 +95,8 @@ def context(inputs: Inputs, settings: Report) -> dict[str, Any]:
         "retrieval": tables.retrieval_rows(systems),
         "certified": any("certified" in system.retrieval for system in systems),
         "workflow_figure": workflow_figure(inputs.jobs),
+        "decoding": decoding.tables(benchmark) if benchmark else None,
+        "decoding_figure": decoding_figure(benchmark) if benchmark else None,
         "stages": stages,
         "total": total,
         "config": yaml.safe_dump(inputs.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),
