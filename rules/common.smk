@@ -97,6 +97,13 @@ def start_from(wildcards):
     return f"{DATA}/atomic/seed{wildcards.seed}/model" if choice == "atomic" else []
 
 
+def benchmark_of_decoding(wildcards):
+    """The file of `make bench` that the page shows, if there is one."""
+    named = CONFIG.report.benchmark
+    found = f"{OUTPUT}/decoding_benchmark.json"
+    return [named] if named else [found] if os.path.exists(found) else []
+
+
 def wanted(wildcards):
     """What `all` makes: the output of every stage, or with `--until train` the models.
 
@@ -111,8 +118,8 @@ def wanted(wildcards):
         workflow.dag.untilrules.clear()
         return expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
     made = [output for stage in STAGES if stage != "captioner" or CAPTIONER_IS_READ for output in outputs_of(stage)]
-    for rule in (rules.identifiers, rules.train):
-        made += expand(rule.output, scheme=TRAINED, seed=CONFIG.seeds)
+    for needed in (rules.identifiers, rules.train):
+        made += expand(needed.output, scheme=TRAINED, seed=CONFIG.seeds)
     return sorted(set(made))
 
 

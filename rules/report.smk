@@ -1,11 +1,4 @@
 # Stage report: one HTML file of every result, and beside it the whole configuration that they came from.
-def benchmark_of_decoding(wildcards):
-    """The file of `make bench` that the page shows, if there is one."""
-    named = CONFIG.report.benchmark
-    found = f"{OUTPUT}/decoding_benchmark.json"
-    return [named] if named else [found] if os.path.exists(found) else []
-
-
 rule report:
     input:
         metrics=rules.metrics.output[0],

@@ -192,7 +192,7 @@ def words_figure(counts: dict[str, dict[int, int]]) -> Markup:
         said = "; ".join(
             f"{split}: {min(own)} to {max(own)} words, {sum(own.values())} captions" for split, own in counts.items()
         )
-        return _svg(figure, "words", "Captions by their number of words", f"{said}.")
+        return svg(figure, "words", "Captions by their number of words", f"{said}.")
 
 
 def _ends(curve: pd.DataFrame) -> str:
