@@ -108,8 +108,9 @@ def mpt_config(values: dict[str, Any], where: str) -> MptConfig:
     `where` names the file in the errors. A setting that the native blocks would silently compute otherwise (a bias, learned
     positions, a prefix mask, dropout, ...) is a `GraceError`, and so is a size that is not given.
     """
-    old = values.get("model_type") == "mosaic_gpt"
-    given = values if old else values.get("attn_config") or {}
+    # MosaicGPT's keys are flat. A later commit of MPT-1B's repository names the type `mpt` and leaves the keys as they were.
+    old = values.get("model_type") == "mosaic_gpt" or "attn_config" not in values
+    given = values if old else values["attn_config"] or {}
     attention: dict[str, Any] = {}
     for key in ("qk_ln", "clip_qkv", "softmax_scale"):
         attention[key] = given.get(_ATTENTION_KEYS.get(key, key) if old else key)

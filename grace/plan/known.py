@@ -27,7 +27,7 @@ _MPT = {"alibi": True, "alibi_bias_max": 8, "clip_qkv": None, "softmax_scale": N
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "anas-awadalla/mpt-1b-redpajama-200b": {
         "model_type": "mosaic_gpt", "d_model": 2048, "n_heads": 16, "n_layers": 24, "mlp_ratio": 4,
-        "max_seq_len": 2048, "vocab_size": 50_368, "attn_qk_ln": True, "no_bias": True, "alibi": True,
+        "max_seq_len": 2048, "vocab_size": 50_432, "attn_qk_ln": True, "no_bias": True, "alibi": True,
     },
     "anas-awadalla/mpt-7b": {
         "model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32, "expansion_ratio": 4,

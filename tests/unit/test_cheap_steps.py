@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -201,3 +206,44 @@ def test_activation_checkpointing_saves_memory_and_changes_nothing(tokenizer, ar
     assert seen["checkpointed"][1] < seen["plain"][1] / 1.8
     assert found["plain"][0] == found["checkpointed"][0]
     assert_alike(found["checkpointed"][1], found["plain"][1], 1e-6)
+
+
+MASTER = """
+import torch
+from grace.config import Flamingo, Training
+from grace.model.flamingo import build
+from grace.plan.shapes import Shape, Words, batches
+from grace.training.deepspeed_engine import make_engine
+from grace.training.engine import Learner, choose_trainable
+
+settings = Training(precision="bf16", zero_stage={stage}, learning_rate=1e-6, warmup_steps=0, schedule="constant")
+shape = Shape(memorize=1, retrieve=2, pseudo=0, length=8, supervised=3, vocabulary=50, visual_tokens=4, visual_width=32)
+model = build(Flamingo(scratch=dict(width=32, layers=2, heads=2)), Words(50), 32)
+learner = Learner(model, "generate")
+choose_trainable(model, settings)
+engine = make_engine(learner, settings, shape.samples)
+inside = engine.optimizer
+masters = inside.fp32_partitioned_groups_flat if {stage} == 3 else inside.single_partition_of_fp32_groups
+before = [value.detach().clone() for value in masters]
+for _ in range(2):
+    loss, _ = engine(batches(shape))
+    engine.backward(loss)
+    engine.step()
+states = [value for state in inside.optimizer.state.values() for value in state.values() if value.dim()]
+assert states and all(value.dtype == torch.float32 for value in [*masters, *states])
+assert all(value.dtype == torch.bfloat16 for value in learner.parameters())
+moved = max((value - old).abs().max().item() for value, old in zip(masters, before))
+assert 0 < moved < 1e-5, moved  # steps that a bf16 weight of 0.02 could not take
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bf16_keeps_master_weights_and_moments_in_fp32(stage) -> None:
+    """DeepSpeed runs in a process of its own, as everywhere in the tests."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", MASTER.replace("{stage}", str(stage))],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -272,6 +272,22 @@ def test_what_the_blocks_would_compute_otherwise_is_refused(change) -> None:
         mpt_config({**MOSAIC, **change}, "here")
 
 
+@pytest.mark.parametrize("kind", ["mosaic_gpt", "mpt"])
+def test_the_published_configuration_of_mpt_1b_has_qk_layernorm(kind) -> None:
+    """The keys of its config.json that say what is computed; a later commit changes the type and leaves them flat."""
+    values = {
+        "model_type": kind, "alibi": True, "alibi_bias_max": 8, "attn_clip_qkv": None, "attn_impl": "torch", "attn_pdrop": 0,
+        "attn_qk_ln": True, "attn_uses_sequence_id": False, "d_model": 2048, "emb_pdrop": 0, "embedding_fraction": 1.0,
+        "logit_scale": None, "low_precision_layernorm": True, "max_seq_len": 2048, "mlp_ratio": 4, "n_heads": 16,
+        "n_layers": 24, "no_bias": True, "prefix_lm": False, "resid_pdrop": 0, "softmax_scale": None, "vocab_size": 50_432,
+    }  # fmt: skip
+    found = mpt_config(values, "here")
+    assert found.attn_config.qk_ln and found.attn_config.alibi and found.attn_config.softmax_scale is None
+    assert (found.d_model, found.n_heads, found.n_layers, found.vocab_size) == (2048, 16, 24, 50_432)
+    with pytest.raises(GraceError, match="alibi is False"):
+        mpt_config({"model_type": kind, **{key: value for key, value in values.items() if key != "alibi"}}, "here")
+
+
 def test_mpt_7b_in_shards_without_qk_layernorm(tokenizer, tmp_path) -> None:
     """OpenFlamingo-9B stands on MPT-7B: the same loader, the names of transformers, weights in shards."""
     attention = {
@@ -340,7 +356,7 @@ class Words:
 
 @pytest.mark.parametrize(("qk_norm", "more"), [(False, 0), (True, 98_304)])
 def test_openflamingo_3b_at_its_true_shapes(tmp_path, qk_norm, more) -> None:
-    values = {**MOSAIC, "d_model": 2048, "n_heads": 16, "n_layers": 24, "max_seq_len": 2048, "vocab_size": 50_368}
+    values = {**MOSAIC, "d_model": 2048, "n_heads": 16, "n_layers": 24, "max_seq_len": 2048, "vocab_size": 50_432}
     (tmp_path / "config.json").write_text(json.dumps({**values, "attn_qk_ln": qk_norm}))
     with torch.device("meta"):
         published = settings(tmp_path, perceiver_depth=6, perceiver_latents=64, cross_attention_heads=8,
