@@ -5,6 +5,7 @@
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
 # make test-slurm   the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
+# make test-places  both at once
 # make bench        constrained decoding against its peers: about 20 minutes on 2 cores that do nothing else, 6 GB
 # make faults       every fault of docs/reliability.md, each five times (an hour or two)
 #
@@ -15,7 +16,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint offline clean test-conda test-slurm faults bench
+.PHONY: run test lint offline clean test-conda test-slurm test-places faults bench
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -55,6 +56,9 @@ test-conda: .venv/test.done
 test-slurm: .venv/test.done
 	@python -m pytest tests/slurm -rs
 
+test-places: .venv/test.done
+	@python -m pytest $(TESTS) tests/conda tests/slurm -rs --durations=5
+
 faults: .venv/test.done
 	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/faults -rs
 
@@ -74,8 +78,9 @@ clean:
 	"$(PYTHON)" -m venv .venv \
 	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
-	$(PIP) --require-hashes --no-deps -r requirements/run.txt -r requirements/no-deps.txt
+	$(PIP) --require-hashes --no-deps -r requirements/run.txt
 	$(PIP) -r requirements/torch.txt
+	$(PIP) --require-hashes --no-deps -r requirements/no-deps.txt
 	touch $@
 
 .venv/bench.done: .venv/run.done requirements/bench.txt

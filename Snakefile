@@ -37,6 +37,14 @@ rule data:
         rules.dataset.output,
 
 
+onstart:
+    set_back = no_times_to_come(OUTPUT)
+    if set_back:
+        print(
+            f"{set_back} files in {OUTPUT} were dated later than now: the clock ran ahead; they have the time of now"
+        )
+
+
 onsuccess:
     if not workflow.dag_settings.until:
         print(f"report: {OUTPUT}/report/index.html")

@@ -5,68 +5,132 @@ Reads the dataset and tower folders; writes `image_embeddings.npy` (f32 [N, D], 
 that of images.parquet.
 
     python -m grace encode --dataset results/scenes/dataset --tower results/scenes/tower --output results/scenes/embeddings
+
+Images are decoded in parallel, a few ahead of the tower. The arrays grow in `{output}_state/`, because Snakemake deletes the
+outputs of a job that fails; every `SAVE_EVERY` batches `done.json` there says how far they are written, and a run of the same
+images, tower and settings goes on from there. Only a batch is in memory at a time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import trange
+from tqdm import tqdm
 
 from grace.config import Tower
-from grace.data.images import read_image
-from grace.data.tables import load_dataset
+from grace.data.images import read_ahead
+from grace.data.tables import DatasetTables, load_dataset
 from grace.errors import GraceError
-from grace.files import need, read_array, read_json, replacing_folder, write_json
+from grace.files import check_output_folder, need, read_array, read_json, replacing_folder, write_array, write_json
 from grace.model.checkpoints import weights_digest
 from grace.towers import open_tower
 
 PAD_COLOUR = (128, 128, 128)
+SAVE_EVERY = 20
+"""Batches after which what is written is made sure of."""
+ARRAYS = ("image_embeddings.npy", "visual_tokens.npy")
+DONE = "done.json"
 
 
 def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None:
-    """Encode all images of the data set, and the pad image."""
+    """Encode all images of the data set, and the pad image; go on where an earlier run of the same inputs was ended."""
+    output = Path(output)
+    check_output_folder(output, "encode")
     tables = load_dataset(dataset)
     model = open_tower(tower)
-    files = tables.images["file"].tolist()
-    known = model.known_images(tables) if hasattr(model, "known_images") else None
+    state = output.with_name(f"{output.name}_state")
+    pad_embedding, pad_tokens = model.encode_images([Image.new("RGB", (224, 224), PAD_COLOUR)])
+    shapes = ((len(tables.images), pad_embedding.shape[1]), (len(tables.images), *pad_tokens.shape[1:]))
+    key = _key(tables, Path(tower), settings)
+    done, arrays = _claim(state, key, shapes)
+    for reached in _filled(model, tables, settings.encode_batch, done, arrays):
+        write_json(state / DONE, {"key": key, "images": reached})
     with replacing_folder(output, "encode") as folder:
-        pad_embedding, pad_tokens = model.encode_images([Image.new("RGB", (224, 224), PAD_COLOUR)])
-        np.save(folder / "pad_tokens.npy", pad_tokens.half().numpy(), allow_pickle=False)
-        shapes = {
-            "image_embeddings.npy": ((len(files), pad_embedding.shape[1]), np.float32),
-            "visual_tokens.npy": ((len(files), *pad_tokens.shape[1:]), np.float16),
-        }
-        embeddings, tokens = (
-            np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
-            for name, (shape, dtype) in shapes.items()
-        )
-        for start in trange(0, len(files), settings.encode_batch, desc="encode", unit="batch", disable=None):
-            rows = slice(start, start + settings.encode_batch)
-            if known:
-                vectors, patches = known(rows)
-            else:
-                vectors, patches = model.encode_images([read_image(tables.image_path(file)) for file in files[rows]])
-            if not torch.isfinite(vectors).all():
-                raise GraceError(f"the tower gives embeddings that are not finite (images {files[start]} ...)")
-            embeddings[rows], tokens[rows] = vectors.numpy(), patches.half().numpy()
-        embeddings.flush()
-        tokens.flush()
+        for name in ARRAYS:
+            shutil.move(state / name, folder / name)
+        write_array(folder / "pad_tokens.npy", pad_tokens.half().numpy())
         summary = {
-            "images": len(files),
-            "embedding_dim": int(embeddings.shape[1]),
-            "visual_tokens": list(tokens.shape[1:]),
+            "images": shapes[0][0],
+            "embedding_dim": shapes[0][1],
+            "visual_tokens": list(shapes[1][1:]),
             "tower": {
-                **read_json(tower / "config.json", "tower configuration"),
+                **read_json(Path(tower) / "config.json", "tower configuration"),
                 "weights_sha256": weights_digest(model.model),
             },
         }
         write_json(folder / "encode.json", summary)
+    shutil.rmtree(state)
+
+
+def _filled(model: Any, tables: DatasetTables, batch: int, done: int, arrays: tuple[np.ndarray, ...]) -> Iterator[int]:
+    """Write the rows from `done` on; tell how many are safe on disk whenever some are.
+
+    Batches begin at multiples of `batch` wherever a run begins, so that going on changes no bit.
+    """
+    files = tables.images["file"].tolist()
+    embeddings, tokens = arrays
+    known = model.known_images(tables) if hasattr(model, "known_images") else None
+    images = read_ahead([] if known else [tables.image_path(file) for file in files[done:]])
+    with tqdm(total=len(files), initial=done, desc="encode", unit="image", disable=None) as bar:
+        for number, start in enumerate(range(done, len(files), batch), start=1):
+            rows = slice(start, start + batch)
+            vectors, patches = known(rows) if known else model.encode_images(list(islice(images, batch)))
+            if not torch.isfinite(vectors).all():
+                raise GraceError(f"the tower gives embeddings that are not finite (images {files[start]} ...)")
+            embeddings[rows], tokens[rows] = vectors.numpy(), patches.half().numpy()
+            bar.update(len(vectors))
+            if number % SAVE_EVERY == 0 or start + batch >= len(files):
+                embeddings.flush()
+                tokens.flush()
+                yield min(start + batch, len(files))
+
+
+def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+    """The images that are written already, and the arrays; of other inputs, or incomplete, the state begins anew."""
+    found = read_json(state / DONE, "state of encode") if (state / DONE).exists() else {}
+    fits = found.get("key") == key and all((state / name).exists() for name in ARRAYS)
+    done = found["images"] if fits else 0
+    if done:
+        print(f"going on from image {done} of {shapes[0][0]}", flush=True)
+    else:
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir(parents=True)
+        _check_space(state, 4 * int(np.prod(shapes[0])) + 2 * int(np.prod(shapes[1])))
+    arrays = tuple(
+        np.lib.format.open_memmap(state / name, mode="r+" if done else "w+", dtype=dtype, shape=shape)
+        for name, dtype, shape in zip(ARRAYS, (np.float32, np.float16), shapes, strict=True)
+    )
+    write_json(state / DONE, {"key": key, "images": done})
+    return done, arrays
+
+
+def _key(tables: DatasetTables, tower: Path, settings: Tower) -> str:
+    """What the arrays depend on: images and their order, the tower's files, settings (photos are checked by the record)."""
+    found = hashlib.sha256(json.dumps([settings.model_dump(mode="json"), tables.images["file"].tolist()]).encode())
+    for path in sorted(path for path in tower.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise GraceError(
+            f"embeddings need {needed / 1e9:.2f} GB on the disk of {folder}, {free / 1e9:.2f} GB are free; make room, or name "
+            "another output"
+        )
 
 
 @dataclass(frozen=True)

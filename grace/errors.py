@@ -11,7 +11,14 @@ from collections.abc import Iterable
 
 
 class GraceError(Exception):
-    """A problem with the user's input or machine, told in one line."""
+    """A problem with the user's input or machine, told in one line.
+
+    Line breaks and other unprintable characters, of a file's name for instance, are shown as escapes.
+    """
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
 
 
 class Interrupted(GraceError):

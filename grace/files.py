@@ -120,6 +120,10 @@ def read_json(path: Path | str, what: str = "JSON file") -> Any:
         ) from None
     except RecursionError:
         raise GraceError(f"{what} {path} is nested too deeply to be read") from None
+    except ValueError:  # Python's limit on the digits of a number
+        raise GraceError(
+            f"{what} {path} holds a whole number of thousands of digits; it may be another kind of file"
+        ) from None
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from grace import __version__
+from grace.secrets import masked
 
 PACKAGES = (
     "torch", "transformers", "open_flamingo", "open_clip_torch", "deepspeed", "snakemake", "numpy", "pandas", "pyarrow",
@@ -77,8 +78,8 @@ def code_digest() -> str:
 
 
 def provenance(settings: dict[str, Any]) -> dict[str, Any]:
-    """A JSON-able record: settings, versions, machine, environment (sys.prefix), threads, time (UTC)."""
-    return {
+    """A JSON-able record: settings, versions, machine, environment (sys.prefix), threads, time (UTC); no secrets."""
+    record = {
         "settings": settings,
         "versions": versions(),
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
@@ -86,3 +87,4 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return masked(record)

@@ -1,14 +1,15 @@
 """Keeping tokens out of logs and records.
 
 What an environment variable with TOKEN, SECRET, PASSWORD or API_KEY in its name holds is replaced by `***`, and so is the
-password of a URL.
+password of a URL: in records (`masked`), and in all that a command prints, libraries' messages among it (`mask_output`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+import sys
+from typing import Any, TextIO
 
 _NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY", re.IGNORECASE)
 _URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@:]*:[^\s/@]+@", re.IGNORECASE)
@@ -31,3 +32,26 @@ def _mask(text: str) -> str:
         if len(secret) >= _SHORTEST and _NAME.search(name):
             text = text.replace(secret, "***")
     return _URL.sub(r"\1***@", text)
+
+
+class Masking:
+    """A text stream that masks what is written to it; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_mask(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def mask_output() -> None:
+    """From now on standard output and error hold no secret, whoever writes to them through Python."""
+    sys.stdout, sys.stderr = Masking(sys.stdout), Masking(sys.stderr)  # type: ignore[assignment]

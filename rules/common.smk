@@ -9,6 +9,7 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
+from grace.clock import no_times_to_come
 from grace.config import Config
 from grace.config import parse as parse_config
 from grace.ending import last_line, was_asked_to_end
@@ -96,6 +97,13 @@ def start_from(wildcards):
     return f"{DATA}/atomic/seed{wildcards.seed}/model" if choice == "atomic" else []
 
 
+def benchmark_of_decoding(wildcards):
+    """The file of `make bench` that the page shows, if there is one."""
+    named = CONFIG.report.benchmark
+    found = f"{OUTPUT}/decoding_benchmark.json"
+    return [named] if named else [found] if os.path.exists(found) else []
+
+
 def wanted(wildcards):
     """What `all` makes: the output of every stage, or with `--until train` the models.
 
@@ -110,8 +118,8 @@ def wanted(wildcards):
         workflow.dag.untilrules.clear()
         return expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
     made = [output for stage in STAGES if stage != "captioner" or CAPTIONER_IS_READ for output in outputs_of(stage)]
-    for rule in (rules.identifiers, rules.train):
-        made += expand(rule.output, scheme=TRAINED, seed=CONFIG.seeds)
+    for needed in (rules.identifiers, rules.train):
+        made += expand(needed.output, scheme=TRAINED, seed=CONFIG.seeds)
     return sorted(set(made))
 
 

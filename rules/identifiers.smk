@@ -13,7 +13,8 @@ rule identifiers:
         f"{TIMES}/{{scheme}}/seed{{seed}}/identifiers.tsv"
     conda:
         "../envs/infer.yaml"
-    threads: 1
+    # the clusterings of one level are independent; the other schemes compute next to nothing
+    threads: lambda wildcards: ALONE if wildcards.scheme == "structured" else 1
     resources:
         mem_mb=memory(2000),
     params:

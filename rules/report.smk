@@ -1,15 +1,9 @@
 # Stage report: one HTML file of every result, and beside it the whole configuration that they came from.
-def benchmark_of_decoding(wildcards):
-    """The file of `make bench` that the page shows, if there is one."""
-    named = CONFIG.report.benchmark
-    found = f"{OUTPUT}/decoding_benchmark.json"
-    return [named] if named else [found] if os.path.exists(found) else []
-
-
 rule report:
     input:
         metrics=rules.metrics.output[0],
         dataset=rules.dataset.output[0],
+        embeddings=rules.encode.output[0],
         runs=expand(f"{DATA}/{{system}}/run.trec", system=SYSTEMS),
         models=expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
         identifiers=expand(rules.identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import errno
 import sys
-import traceback
 from typing import Any
 
 import typer
 
-from grace.cli import configuration, data, ended, models, records, results
+from grace.cli import configuration, data, ended, models, plan, records, results
 from grace.ending import end_on_request, end_with_workflow
 from grace.errors import GraceError, Interrupted
-from grace.secrets import masked
+from grace.secrets import mask_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
 )
-for room in (data, models, results, configuration, records, ended):
+for room in (data, models, results, plan, configuration, records, ended):
     app.add_typer(room.app)
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
@@ -50,16 +49,16 @@ MACHINE_ERRORS = {
 def main() -> None:
     """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error), 75 (training ended by SIGTERM, run again to
     go on) or 130 (interrupted)."""
-    sys.excepthook = _masked_traceback
+    mask_output()
     end_on_request()
     end_with_workflow()
     try:
         sys.exit(app(standalone_mode=False))
     except Interrupted as error:
-        print(f"interrupted: {masked(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"interrupted: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(75)
     except GraceError as error:
-        print(f"error: {masked(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         cut_short = error.errno is None and "requested and" in str(error)  # numpy's words for a full disk
@@ -69,7 +68,12 @@ def main() -> None:
         print(f"error: {what}: {error.filename or 'while writing'}", file=sys.stderr)
         sys.exit(2)
     except MemoryError as error:
-        print(f"error: memory ran out ({error or 'MemoryError'}); give the stage more", file=sys.stderr)
+        print(f"error: memory ran out ({str(error) or 'MemoryError'}); give the stage more", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        if "failed to map segment" not in str(error):  # the loader's words for a library that memory has no room for
+            raise
+        print(f"error: memory ran out while a library was loaded ({error}); give the stage more", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -78,8 +82,3 @@ def main() -> None:
         said = error.format_message()
         print(said if said.lstrip().startswith("Usage:") else f"error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)
-
-
-def _masked_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """A defect's traceback, as Python prints it, without the tokens that a message may quote."""
-    print(masked("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

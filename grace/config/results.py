@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from grace.config.base import Count, Positive, Section
+from grace.config.base import Count, Positive, Section, Share
 
 
 class Retrieve(Section):
@@ -44,7 +44,12 @@ class Report(Section):
     """The HTML page."""
 
     title: str = Field("GRACE: generative image retrieval", description="title of the page")
-    examples: Count = Field(8, description="hits and as many misses shown with pictures, a system")
+    examples: Count = Field(
+        8, description="hits and as many misses shown with pictures, a system; 0: no pictures at all"
+    )
+    near_duplicate: Share = Field(
+        0.95, description="cosine of two images' embeddings from which the data card counts them as nearly the same"
+    )
     benchmark: str = Field(
         "",
         description="file of `make bench` to show; empty: decoding_benchmark.json of the results folder, if it is there",

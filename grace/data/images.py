@@ -77,9 +77,9 @@ def read_ahead(paths: Sequence[Path], threads: int | None = None) -> Iterator[Im
             yield waiting.popleft().result()
 
 
-def read_images(paths: list[Path], size: int) -> np.ndarray:
-    """All images squashed to RGB bytes, uint8 [N, size, size, 3], decoded in parallel."""
-    out = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+def read_images(paths: list[Path], size: int, file: Path) -> np.ndarray:
+    """All images squashed to RGB bytes, uint8 [N, size, size, 3], decoded in parallel; a memory map of the new `file` (.npy)."""
+    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
     for row, image in enumerate(tqdm(read_ahead(paths), total=len(paths), desc="images", disable=None)):
         same = image.size == (size, size)
         out[row] = np.asarray(image if same else image.resize((size, size), Image.Resampling.BICUBIC))

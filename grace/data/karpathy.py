@@ -34,6 +34,8 @@ from grace.files import need, read_json, replacing_folder
 LICENSE = "that of the source's images and captions; see where you got them"
 FOLD = 1000
 """Test images of one fold of COCO 1K."""
+LONGEST_ID = 200
+"""Characters of an id: it stands in every line of a run."""
 _CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029][\s\x00-\x1f\x7f-\x9f]*")
 
 
@@ -90,7 +92,7 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
         source_split = _get(entry, "split", str, place)
         if source_split not in (*SPLITS, "restval"):
             raise GraceError(
-                f"{place}: unknown split '{source_split}'{did_you_mean(source_split, (*SPLITS, 'restval'))}"
+                f"{place}: unknown split '{_cut(source_split)}'{did_you_mean(source_split, (*SPLITS, 'restval'))}"
             )
         split = "train" if source_split == "restval" else source_split
         filename = _get(entry, "filename", str, place)
@@ -99,7 +101,7 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
             raise GraceError(f"{place}: 'filename' is empty: its captions have no image")
         sentences = _get(entry, "sentences", list, place)
         if not sentences:
-            raise GraceError(f"{place} ({filename}): image {image_id} has no caption")
+            raise GraceError(f"{place} ({_cut(filename)}): image {image_id} has no caption")
         for position, sentence in enumerate(sentences):
             spot = f"{place}.sentences[{position}]"
             caption_id = _id(sentence, "sentid", spot)
@@ -108,8 +110,8 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
                 raise GraceError(f"{spot}: caption {caption_id} is empty")
             if "imgid" in sentence and sentence["imgid"] != entry.get("imgid", sentence["imgid"]):
                 raise GraceError(
-                    f"{spot}: caption {caption_id} belongs to image {sentence['imgid']!r} but stands with image "
-                    f"{entry['imgid']!r}: it has no image of its own"
+                    f"{spot}: caption {caption_id} belongs to image {_short(sentence['imgid'])} but stands with image "
+                    f"{_short(entry['imgid'])}: it has no image of its own"
                 )
             if source_split != "restval" or restval == "train":
                 caption_rows.append((caption_id, image_id, split, text))
@@ -124,7 +126,8 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
     files = images["filepath"].str.cat(images["filename"], sep="/")
     if files.duplicated().any():
         raise GraceError(
-            f"{where}: the file {files[files.duplicated()].iloc[0].lstrip('/')} stands with two images; each needs its own"
+            f"{where}: the file {_cut(files[files.duplicated()].iloc[0].lstrip('/'))} stands with two images; each needs its "
+            "own"
         )
     if restval == "drop":
         images = images[images["source_split"] != "restval"].reset_index(drop=True)
@@ -172,12 +175,14 @@ def _find(folder: Path, images: pd.DataFrame) -> list[str]:
         candidates = [os.path.join(filepath, filename), filename] if filepath else [filename]
         for file in candidates:
             if "\0" in file or ".." in Path(file).parts or Path(file).is_absolute():
-                raise GraceError(f"image file {file!r} must be a path inside the folder of images")
+                raise GraceError(f"image file {_cut(file)!r} must be a path inside the folder of images")
         file = next((file for file in candidates if _is_file(folder, file)), None)
         (missing if file is None else found).append(candidates[0] if file is None else file)
     if missing:
         more = f" (and {len(missing) - 1} more such images)" if len(missing) > 1 else ""
-        raise GraceError(f"image {missing[0]} is missing in {folder}; fetch it or remove it from the JSON file{more}")
+        raise GraceError(
+            f"image {_cut(missing[0])} is missing in {folder}; fetch it or remove it from the JSON file{more}"
+        )
     return found
 
 
@@ -235,9 +240,15 @@ def _id(mapping: Any, key: str, where: str) -> str:
     value = mapping[key]
     if type(value) is not int and not (isinstance(value, str) and value.split() == [value]):
         raise GraceError(f"{where}: '{key}' must be a whole number or a text without white space, not {_short(value)}")
-    return str(value)
+    text = str(value)
+    if len(text) > LONGEST_ID:
+        raise GraceError(f"{where}: '{key}' has {len(text):,} characters, {LONGEST_ID} are allowed: {_cut(text)}")
+    return text
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return _cut(repr(value), 40)
+
+
+def _cut(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

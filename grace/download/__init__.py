@@ -19,7 +19,7 @@ from pathlib import Path
 from grace.download.archives import Bounds, unpack_file, unpack_folder
 from grace.download.checksums import WrongFile, record, verify
 from grace.download.sources import SOURCES_FILE, Source, sources_of
-from grace.download.transfer import Patience, check_space, fetch
+from grace.download.transfer import Patience, check_space, fetch, have_of
 from grace.errors import GraceError
 from grace.files import read_json, write_json
 
@@ -43,6 +43,7 @@ def download(
     for source in missing:
         if source.form and not (archives / source.file).is_file():
             raise GraceError(_please_place(source, archives))
+    _check_room(missing, archives)
     receipt = _receipt(folder)
     for source in wanted:
         found = receipt.get(source.file, {})
@@ -59,6 +60,17 @@ def download(
         }
     write_json(folder / RECEIPT, {"dataset": dataset, "files": receipt})
     return {source.into: folder / source.into for source in wanted}
+
+
+def _check_room(missing: list[Source], archives: Path) -> None:
+    """Raise a `GraceError` before the first byte if all that is to be fetched and unpacked together cannot fit on the disk."""
+    needed = sum(source.unpacked_bytes for source in missing)
+    for source in {source.file: source for source in missing}.values():
+        target = archives / source.file
+        if not target.exists():
+            needed += max(0, (source.size or 0) - have_of(target))
+    if missing:
+        check_space(archives, needed, f"{missing[0].dataset}, fetched and unpacked,")
 
 
 def _fetched(source: Source, archives: Path, patience: Patience | None) -> dict[str, int | str]:

@@ -67,7 +67,7 @@ def fetch(source: Source, target: Path, patience: Patience | None = None) -> dic
     """
     patience = patience or Patience()
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    part = _part(target)
     reasons = []
     with _alone(part):
         for url in source.urls:
@@ -87,6 +87,11 @@ def fetch(source: Source, target: Path, patience: Patience | None = None) -> dic
     raise GraceError(
         f"cannot fetch {source.file} ({'; '.join(reasons)}); try later, or put the file at {target} yourself"
     )
+
+
+def have_of(target: Path) -> int:
+    """Bytes of `target` that an earlier download left."""
+    return _size(_part(target))
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -211,6 +216,10 @@ def _total(content_range: str) -> int | None:
 
 def _seconds(retry_after: str | None) -> float:
     return float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
 
 
 def _note(part: Path) -> Path:

@@ -25,6 +25,8 @@ from grace.files import need, read_array, read_json, read_table
 
 END_TOKEN = "<|endofchunk|>"
 TABLE_COLUMNS = ["image_id", "split", "tokens", "text"]
+ROWS_AT_ONCE = 10_000
+"""Embeddings that are checked at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Inputs:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """Embeddings of `images`, float32 [n, D]."""
+        """Embeddings of `images`, float32 [n, D]; where all images of the data set are asked for, the file's own memory map."""
         if self.embeddings_folder is None:
             raise GraceError("this identifier scheme needs image embeddings: give --embeddings")
         path = self.embeddings_folder / "image_embeddings.npy"
@@ -52,10 +54,13 @@ class Inputs:
                 f"image embeddings {path} have the shape {list(array.shape)} but the data set has "
                 f"{len(self.dataset.images)} images; run encode again"
             )
-        chosen = np.asarray(array[self.images["row"].to_numpy()], dtype=np.float32)
-        if not np.isfinite(chosen).all():
-            raise GraceError(f"image embeddings {path} hold values that are not finite; run encode again")
-        return chosen
+        rows = self.images["row"].to_numpy()
+        if len(rows) < len(array) or array.dtype != np.float32:
+            array = np.asarray(array[rows], dtype=np.float32)
+        for start in range(0, len(array), ROWS_AT_ONCE):
+            if not np.isfinite(array[start : start + ROWS_AT_ONCE]).all():
+                raise GraceError(f"image embeddings {path} hold values that are not finite; run encode again")
+        return array
 
     @cached_property
     def pseudo_queries(self) -> pd.DataFrame:
@@ -135,9 +140,13 @@ def read_tokenizer(folder: Path | str) -> Any:
     """Load the fast tokenizer of a local folder; never asks a network."""
     folder = need(folder, "tokenizer folder")
     need(folder / "tokenizer.json", "tokenizer file")
-    from transformers import AutoTokenizer  # an import of a second, not paid by those who do not need it
+    from transformers import PreTrainedTokenizerFast  # here, so that those who do not need it do not pay for the import
 
     try:
+        if _is_generic(folder):
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        from transformers import AutoTokenizer  # brings torch's compiler and scikit-learn along: three seconds more
+
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception for a broken file
         said = str(error).strip().splitlines()
@@ -145,6 +154,13 @@ def read_tokenizer(folder: Path | str) -> Any:
     if not tokenizer.is_fast:
         raise GraceError(f"tokenizer {folder} is not a fast tokenizer; run tokenizer again")
     return tokenizer
+
+
+def _is_generic(folder: Path) -> bool:
+    """Whether the folder's tokenizer is of no model's own class, as those of the stage `tokenizer` with a small model are."""
+    config = folder / "tokenizer_config.json"
+    said = read_json(config, "configuration of the tokenizer") if config.is_file() else {}
+    return isinstance(said, dict) and said.get("tokenizer_class") == "PreTrainedTokenizerFast"
 
 
 def end_token_id(tokenizer: Any) -> int:

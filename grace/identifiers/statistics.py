@@ -1,4 +1,4 @@
-"""Figures about a table of identifiers, `statistics.json`: lengths, fan-out of every level, duplicates.
+"""Figures about a table of identifiers, `statistics.json`: lengths, fan-out and balance of every level, duplicates.
 
 Run by the stage `identifiers`; read by `report`.
 """
@@ -20,9 +20,10 @@ def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], chec
     """The content of statistics.json.
 
     lengths: number of identifiers by their number of tokens, without the end token. fan_out: of each level of the tree
-    of all identifiers (those of train images too, with the end token), the nodes that have children and their fewest, median and
-    most children; gallery_fan_out: the same of the split test alone. duplicates: identifiers that map to several
-    images, and the images that have only such identifiers (no search can tell these apart).
+    of all identifiers (those of train images too, with the end token), the nodes that have children and their fewest, median
+    and most children; gallery_fan_out: the same of the split test alone. tree: depth and balance, see `tree_shape`.
+    duplicates: identifiers that map to several images, and the images that have only such identifiers (no search can tell
+    these apart).
     """
     _, lengths = flatten(table["tokens"])
     keys = table["tokens"].map(lambda tokens: np.asarray(tokens, dtype=np.int32).tobytes())
@@ -39,6 +40,7 @@ def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], chec
         "lengths": {str(value): int(count) for value, count in zip(values, counts, strict=True)},
         "fan_out": fan_out(table, end),
         "gallery_fan_out": fan_out(table[table["split"] == "test"], end),
+        "tree": tree_shape(table),
         "duplicates": {"identifiers": int((images_of > 1).sum()), "images": int(ambiguous.sum())},
         "checks": checks,
     }
@@ -62,6 +64,36 @@ def fan_out(table: pd.DataFrame, end: list[int]) -> list[dict[str, float]]:
             "max": int(children.max()),
         })  # fmt: skip
     return rows
+
+
+def tree_shape(table: pd.DataFrame) -> dict[str, Any]:
+    """Depth and balance of the tree of all identifiers, without the end token.
+
+    depth: fewest, mean and most tokens. levels: of the groups of identifiers that agree in their tokens up to each level, how
+    many there are, their smallest, median and largest size, and their evenness: the entropy of the sizes over the greatest
+    that so many groups could have (Pielou, 1966); 1 is a perfectly balanced level.
+    """
+    flat, lengths = flatten(table["tokens"])
+    deepest = int(lengths.max())
+    tokens = np.full((len(lengths), deepest), -1, dtype=np.int32)
+    tokens[np.arange(deepest) < lengths[:, None]] = flat
+    order = np.lexsort(tokens.T[::-1])
+    tokens, reach = tokens[order], lengths[order]
+    begins = np.zeros(len(tokens), dtype=bool)
+    begins[0] = True
+    levels: list[dict[str, float]] = []
+    for level in range(deepest):
+        begins[1:] |= tokens[1:, level] != tokens[:-1, level]
+        starts = np.flatnonzero(begins)
+        sizes = np.diff(starts, append=len(tokens))[reach[starts] > level]
+        shares = sizes / sizes.sum()
+        evenness = float(-(shares * np.log(shares)).sum() / np.log(len(sizes))) if len(sizes) > 1 else 1.0
+        levels.append({
+            "level": level, "groups": len(sizes), "min": int(sizes.min()), "median": float(np.median(sizes)),
+            "max": int(sizes.max()), "evenness": round(evenness, 4),
+        })  # fmt: skip
+    depth = {"min": int(lengths.min()), "mean": round(float(lengths.mean()), 3), "max": deepest}
+    return {"depth": depth, "levels": levels}
 
 
 def level_alphabets(table: pd.DataFrame, end: list[int]) -> list[list[int]]:

@@ -9,21 +9,39 @@ With `align` a symbol means about the same under every parent: the children of e
 codebook of the level, k-means centres of all residuals (child centre minus parent centre) at that depth. The tree and the
 leaves are the same, only the names of siblings differ; a language model then learns a level once, not once a parent.
 
+At scale: a cluster of more than `LARGE` images is split by mini-batch k-means and a codebook learns from about `LARGE`
+residuals; the clusters of a level are split beside each other, a processor core each. Embeddings may be a memory map and
+are read a cluster at a time. `python -m benchmarks.data.structured_identifiers` measures time, memory and balance.
+
 Method: Tay et al., "Transformer Memory as a Differentiable Search Index", 2022; k = c = 30 in Li et al., ACL 2024.
+Mini-batch k-means: Sculley, "Web-Scale K-Means Clustering", 2010.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from grace.identifiers.base import Assignment, Inputs
+
+LARGE = 32_768
+"""Images of a cluster above which k-means is run in mini-batches; residuals that a codebook learns from, about."""
+MINI_BATCH = 8_192
+AT_ONCE = 1_024
+"""Rows that are compared at a time."""
+
+Family = tuple[np.ndarray, list[np.ndarray] | None]
+"""The members of a cluster and the parts it was split into; None: a leaf, every member is a part."""
 
 
 def structured(inputs: Inputs) -> Assignment:
@@ -50,65 +68,124 @@ def structured(inputs: Inputs) -> Assignment:
 
 
 def cluster_paths(
-    embeddings: np.ndarray, clusters: int, leaf_size: int, max_depth: int, seed: int, align: bool = True
+    embeddings: np.ndarray,
+    clusters: int,
+    leaf_size: int,
+    max_depth: int,
+    seed: int,
+    align: bool = True,
+    workers: int | None = None,
 ) -> list[list[int]]:
     """Paths (symbols from level 0) of the rows of `embeddings`, float32 [n, D], all different and prefix-free.
 
-    Level by level, so that the same seed draws the same k-means starts; on one thread, because the order of sums over
-    threads may change the last bit of a centre.
+    Level by level, so that the same seed draws the same k-means starts. Every clustering runs on one thread, because the
+    order of sums over threads may change the last bit of a centre; `workers` (of the processor's cores) clusterings run
+    beside each other, so that their number changes nothing.
     """
     generator = np.random.default_rng([seed, 2])
     paths: list[list[int]] = [[] for _ in range(len(embeddings))]
     parents, depth = [np.arange(len(embeddings))], 0
-    with threadpool_limits(1), warnings.catch_warnings():
+    workers = workers or len(os.sched_getaffinity(0))
+    with (
+        threadpool_limits(1),
+        ThreadPoolExecutor(workers, initializer=threadpool_limits, initargs=(1,)) as pool,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters: seen below
         while parents:
-            families, splits = [], []
-            for members in parents:
-                if len(members) <= leaf_size:
-                    parts = [members[place : place + 1] for place in range(len(members))]
-                else:
-                    parts = _split(embeddings[members], members, clusters, depth < max_depth, generator)
-                    splits.extend(parts)
-                families.append((members, parts))
-            symbols = _aligned(embeddings, families, generator) if align and len(families) > 1 else None
-            for number, (_, parts) in enumerate(families):
-                for place, part in enumerate(parts):
+            families = _split_all(embeddings, parents, clusters, leaf_size, depth < max_depth, generator, pool)
+            codebook = _codebook(embeddings, families, generator) if align and len(families) > 1 else None
+            for (members, parts), symbols in zip(families, _symbols(embeddings, families, codebook, pool), strict=True):
+                for symbol, part in zip(symbols, members[:, None] if parts is None else parts, strict=True):
                     for member in part.tolist():
-                        paths[member].append(place if symbols is None else symbols[number][place])
-            parents, depth = splits, depth + 1
+                        paths[member].append(symbol)
+            parents, depth = [part for _, parts in families if parts is not None for part in parts], depth + 1
     return paths
 
 
-def _aligned(
-    embeddings: np.ndarray, families: list[tuple[np.ndarray, list[np.ndarray]]], generator: np.random.Generator
-) -> list[list[int]]:
-    """A symbol for each child of each parent: the codeword that its residual is matched to, no two siblings alike."""
-    residuals = [
-        np.stack([embeddings[part].mean(0) for part in parts]) - embeddings[members].mean(0)
-        for members, parts in families
-    ]
-    flat = np.concatenate(residuals)
-    size = max(len(parts) for _, parts in families)
-    seed = int(generator.integers(2**31))
-    if len(np.unique(flat, axis=0)) < size:  # identical embeddings: there is nothing to align
-        return [list(range(len(parts))) for _, parts in families]
-    codebook = KMeans(size, n_init=1, random_state=seed).fit(flat).cluster_centers_
-    return [linear_sum_assignment(cdist(children, codebook, "sqeuclidean"))[1].tolist() for children in residuals]
+def _split_all(
+    embeddings: np.ndarray,
+    parents: list[np.ndarray],
+    clusters: int,
+    leaf_size: int,
+    by_distance: bool,
+    generator: np.random.Generator,
+    pool: Executor,
+) -> list[Family]:
+    """Every cluster of a level with its parts. Seeds are drawn in order before the clusterings begin."""
+
+    def seeded(members: np.ndarray) -> tuple[np.ndarray, int | None]:
+        by_k_means = len(members) > leaf_size and by_distance and _differ(embeddings, members)
+        return members, int(generator.integers(2**31)) if by_k_means else None
+
+    def split(job: tuple[np.ndarray, int | None]) -> Family:
+        members, seed = job
+        return members, None if len(members) <= leaf_size else _parts(embeddings, members, clusters, seed)
+
+    jobs = [seeded(members) for members in parents]
+    return list(tqdm(pool.map(split, jobs), total=len(jobs), desc="split clusters", unit="cluster", disable=None))
 
 
-def _split(
-    points: np.ndarray, members: np.ndarray, clusters: int, by_distance: bool, generator: np.random.Generator
-) -> list[np.ndarray]:
+def _parts(embeddings: np.ndarray, members: np.ndarray, clusters: int, seed: int | None) -> list[np.ndarray]:
     """Two or more non-empty parts of `members` (at least two): by k-means, or in order where that finds one cluster."""
     clusters = min(clusters, len(members))
-    if by_distance and (points != points[0]).any():
-        means = KMeans(clusters, n_init=1, random_state=int(generator.integers(2**31))).fit(points)
-        parts = [members[means.labels_ == label] for label in range(clusters)]
-        parts = [part for part in parts if len(part)]
+    if seed is not None:
+        means = (
+            KMeans(clusters, n_init=1, random_state=seed)
+            if len(members) <= LARGE
+            else MiniBatchKMeans(clusters, batch_size=MINI_BATCH, n_init=1, random_state=seed)
+        )
+        # the whole array is not copied: of a million images it has gigabytes
+        points = embeddings if len(members) == len(embeddings) else embeddings[members]
+        labels = means.fit(points).labels_
+        parts = [part for label in range(clusters) if len(part := members[labels == label])]
         if len(parts) > 1:
             return parts
     return np.array_split(members, clusters)
+
+
+def _codebook(embeddings: np.ndarray, families: list[Family], generator: np.random.Generator) -> np.ndarray | None:
+    """Centres of the residuals of a level, [most children of a parent, D]; None where too few residuals differ."""
+    counts = np.array([len(members) if parts is None else len(parts) for members, parts in families])
+    size, seed = int(counts.max()), int(generator.integers(2**31))
+    if counts.sum() > LARGE:
+        order = np.random.default_rng(seed).permutation(len(families))
+        enough = int(np.searchsorted(counts[order].cumsum(), LARGE)) + 1
+        families = [families[place] for place in np.sort(order[:enough])]
+    residuals = np.concatenate([_residuals(embeddings, family) for family in families])
+    if len(np.unique(residuals, axis=0)) < size:  # identical embeddings: there is nothing to align
+        return None
+    return KMeans(size, n_init=1, random_state=seed).fit(residuals).cluster_centers_
+
+
+def _symbols(
+    embeddings: np.ndarray, families: list[Family], codebook: np.ndarray | None, pool: Executor
+) -> Iterable[list[int]]:
+    """A symbol for each part of each family: its place, or the codeword that its residual is matched to."""
+    if codebook is None:
+        return (list(range(len(members if parts is None else parts))) for members, parts in families)
+
+    def matched(family: Family) -> list[int]:
+        distances = cdist(_residuals(embeddings, family), codebook, "sqeuclidean")
+        return linear_sum_assignment(distances)[1].tolist()
+
+    return tqdm(pool.map(matched, families), total=len(families), desc="name clusters", unit="cluster", disable=None)
+
+
+def _residuals(embeddings: np.ndarray, family: Family) -> np.ndarray:
+    """Centres of the parts minus the centre of the family, [parts, D]."""
+    members, parts = family
+    points = embeddings[members]
+    centres = points if parts is None else np.stack([embeddings[part].mean(0) for part in parts])
+    return centres - points.mean(0)
+
+
+def _differ(embeddings: np.ndarray, members: np.ndarray) -> bool:
+    """Whether any two of the members' embeddings differ."""
+    first = embeddings[members[0]]
+    return any(
+        (embeddings[members[start : start + AT_ONCE]] != first).any() for start in range(0, len(members), AT_ONCE)
+    )
 
 
 def _name(level: int, symbol: int) -> str:

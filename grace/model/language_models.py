@@ -41,7 +41,7 @@ def language_model(
         )
     name = settings.pretrained.model
     if config is None:
-        config = _configuration(name)
+        config = read_configuration(name)
     from grace.model.mpt import MODEL_TYPES
 
     if config.get("model_type") in MODEL_TYPES:
@@ -55,7 +55,8 @@ def language_model(
     return model
 
 
-def _configuration(name: str) -> dict[str, Any]:
+def read_configuration(name: str) -> dict[str, Any]:
+    """The configuration of a language model by hub name, local folder or GGUF file, as plain values."""
     gguf = gguf_file(name)
     if gguf is not None:
         return read_config(gguf)
@@ -107,13 +108,13 @@ def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.
             name, trust_remote_code=False, torch_dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError) as error:
+        if _is_of_a_pickle(error):
+            raise GraceError(
+                f"language model {name!r}: its weights hold more than tensors and are not loaded; take them as safetensors"
+            ) from None
         raise GraceError(
             f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
             "give a local folder in flamingo.pretrained.model where no hub can be reached"
-        ) from None
-    except pickle.UnpicklingError:
-        raise GraceError(
-            f"language model {name!r}: its weights hold more than tensors and are not loaded; take them as safetensors"
         ) from None
     wrong = {kind: sorted(map(str, told[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     # GPT-NeoX and GPT-J files of their time hold masks and frequencies, which are computed now.
@@ -122,6 +123,11 @@ def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.
         said = "; ".join(f"{kind.removesuffix('_keys')} {keys[:3]}" for kind, keys in wrong.items() if keys)
         raise GraceError(f"language model {name!r}: its weights do not fit its configuration: {said}")
     return model
+
+
+def _is_of_a_pickle(error: BaseException | None) -> bool:
+    """Whether torch refused a class in a weights file; transformers tells it as something else."""
+    return error is not None and (isinstance(error, pickle.UnpicklingError) or _is_of_a_pickle(error.__context__))
 
 
 _COMPUTED = ("attention.bias", "attention.masked_bias", "attn.bias", "attn.masked_bias", "rotary_emb.inv_freq")

@@ -168,6 +168,33 @@ def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
         return svg(figure, "lengths", "Number of identifiers by their length in tokens", f"{said}.")
 
 
+def words_figure(counts: dict[str, dict[int, int]]) -> Markup:
+    """Captions by their number of words, in percent of a split: a line a split; `counts` are {split: {words: captions}}."""
+    shades = {"train": "retrieve", "val": "muted", "test": "memorize"}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * 0.7, 2.3), layout="constrained")
+        axis = figure.subplots()
+        longest = max(max(own) for own in counts.values())
+        for split, own in counts.items():
+            total = sum(own.values())
+            shares = [100 * own.get(words, 0) / total for words in range(longest + 2)]
+            axis.stairs(shares, np.arange(longest + 3) - 0.5, color=colour(shades[split]), linewidth=1.6, label=split)
+        axis.set_xlabel("words of a caption")
+        axis.set_ylabel("% of the captions")
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(-0.5, longest + 1.5)
+        axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+        axis.grid(axis="y")
+        axis.set_axisbelow(True)
+        axis.tick_params(length=0)
+        axis.legend(fontsize=8.5, loc="upper right")
+        said = "; ".join(
+            f"{split}: {min(own)} to {max(own)} words, {sum(own.values())} captions" for split, own in counts.items()
+        )
+        return svg(figure, "words", "Captions by their number of words", f"{said}.")
+
+
 def _ends(curve: pd.DataFrame) -> str:
     columns = loss_columns(curve)
     values = curve[columns[0]].dropna()

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from grace.data.images import read_image
 from grace.data.tables import DatasetTables
-from grace.errors import GraceError
 from grace.report.inputs import Inputs, System
 
 SHOWN = 5
 """Retrieved pictures of an example."""
 SIDE = 160
 """Longest side of a picture on the page, pixels."""
-FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 
 @dataclass(frozen=True)
@@ -117,16 +116,19 @@ def examples(inputs: Inputs, system: System, count: int, pictures: Pictures) -> 
 
 
 def data_uri(path: Path) -> str:
-    """Return a picture as a data URI: small PNG and JPEG files as they are, others shrunk to `SIDE` as JPEG."""
+    """Return a picture as a data URI: a small PNG as it is, others by the rules of `grace.data.images`, as JPEG of at most `SIDE`.
+
+    A photograph's own bytes are never put on the page: they may say where it was taken.
+    """
     try:
         with Image.open(path) as image:
-            image.load()
-            if image.format in FORMATS and max(image.size) <= SIDE:
-                return _uri(FORMATS[image.format], path.read_bytes())
-            small = image.convert("RGB")
-            small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise GraceError(f"picture {path} cannot be read ({error})") from None
+            if image.format == "PNG" and image.mode in ("RGB", "L") and max(image.size) <= SIDE and not image.info:
+                image.load()
+                return _uri("image/png", path.read_bytes())
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        pass  # read_image says what is wrong, in words
+    small = read_image(path)
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, format="JPEG", quality=82, optimize=True)
     return _uri("image/jpeg", file.getvalue())

@@ -1,10 +1,10 @@
 """What the report reads from the results folder, checked and put side by side.
 
-Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/,
+Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/embeddings/,
 {d}/{tower,captioner}/metrics.jsonl, {d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/,
-model/metrics.jsonl}, and {results}/benchmarks/**.tsv (Snakemake's). Part of `python -m grace report`.
+model/metrics.jsonl}, {results}/benchmarks/**.tsv (Snakemake's), and the records of the jobs. Part of `python -m grace report`.
 
-Metrics, runs and retrieval reports are required. Training curves, statistics of identifiers and benchmarks are
+Metrics, runs and retrieval reports are required. Embeddings, training curves, statistics of identifiers, benchmarks and records are
 optional: they are None where they are missing, and the page says so.
 """
 
@@ -24,7 +24,8 @@ from grace.errors import GraceError
 from grace.evaluation.measures import gold_images, gold_ranks
 from grace.evaluation.stage import read_rows
 from grace.evaluation.table import label, row_order
-from grace.files import read_json, read_table
+from grace.files import read_array, read_json, read_table
+from grace.report.jobs import Job, read_jobs
 from grace.retrieval.runs import read_qrels, read_run
 
 BASELINE = "baseline"
@@ -66,6 +67,10 @@ class Inputs:
     systems: list[System]
     shared_curves: dict[str, pd.DataFrame | None]
     """training curves of what all systems share: "dual encoder", "captioner" """
+    vectors: np.ndarray | None
+    """image embeddings f32 [N, D], a memory map; None where the folder is missing"""
+    jobs: list[Job]
+    """as their records have it; none of results that lost their records"""
     benchmarks: pd.DataFrame | None
     """stage, where, seconds, cpu_seconds, memory_mb (nan where Snakemake measured nothing)"""
 
@@ -95,6 +100,8 @@ def read_inputs(config: Config, results: Path) -> Inputs:
             "dual encoder": read_curve(folder / "tower" / "metrics.jsonl"),
             "captioner": read_curve(folder / "captioner" / "metrics.jsonl"),
         },
+        vectors=_vectors(folder / "embeddings" / "image_embeddings.npy", len(dataset.images)),
+        jobs=read_jobs(results, config.dataset.name),
         benchmarks=read_benchmarks(results / "benchmarks", config.dataset.name),
     )
 
@@ -176,6 +183,15 @@ def read_benchmarks(folder: Path, dataset: str) -> pd.DataFrame | None:
             }
         )
     return pd.DataFrame(rows) if rows else None
+
+
+def _vectors(path: Path, images: int) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    vectors = read_array(path, "image embeddings")
+    if len(vectors) != images:
+        raise GraceError(f"{path} has {len(vectors)} rows, the data set has {images} images; run encode again")
+    return vectors
 
 
 def _object(path: Path, what: str) -> dict[str, Any]:

@@ -23,10 +23,12 @@ from grace.errors import GraceError
 from grace.evaluation.measures import MEASURES
 from grace.files import replacing
 from grace.report import costs, decoding, tables
+from grace.report.data_card import data_card, word_counts
 from grace.report.decoding_figure import decoding_figure
-from grace.report.figures import curves_figure, lengths_figure, recall_figure
+from grace.report.figures import curves_figure, lengths_figure, recall_figure, words_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
+from grace.report.workflow import workflow_figure
 
 TEMPLATE = "template.html"
 
@@ -62,6 +64,7 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         for system in systems
         if system.statistics and (counts := tables.lengths(system.statistics))
     }
+    pictures = Pictures(inputs.dataset) if settings.examples else None
     stages, total = ([], {}) if inputs.benchmarks is None else costs.stage_rows(inputs.benchmarks)
     return {
         "title": settings.title,
@@ -70,7 +73,8 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "queries": len(inputs.gold),
         "gallery": len(inputs.dataset.gallery),
         "dataset_name": inputs.dataset.summary["name"],
-        "dataset": tables.dataset_facts(inputs),
+        "data": data_card(inputs.dataset, inputs.vectors, pictures, settings.near_duplicate),
+        "words_figure": words_figure(word_counts(inputs.dataset)),
         "measures": MEASURES,
         "confidence": f"{100 * first['confidence']:g} %",
         "alpha": f"{1 - first['confidence']:.2g}",
@@ -80,7 +84,7 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "versus": tables.versus_rows(systems),
         "seeds": tables.seed_rows(systems),
         "recall_figure": recall_figure(systems),
-        "examples": system_examples(inputs, settings.examples),
+        "examples": system_examples(inputs, settings.examples, pictures),
         "several_seeds": len({system.name for system in systems}) < len(systems),
         "curves": tables.training_rows(curves),
         "curves_figure": curves_figure(curves) if curves else None,
@@ -90,6 +94,7 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "lengths_figure": lengths_figure(lengths) if lengths else None,
         "retrieval": tables.retrieval_rows(systems),
         "certified": any("certified" in system.retrieval for system in systems),
+        "workflow_figure": workflow_figure(inputs.jobs),
         "decoding": decoding.tables(benchmark) if benchmark else None,
         "decoding_figure": decoding_figure(benchmark) if benchmark else None,
         "stages": stages,
@@ -128,11 +133,10 @@ def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]
     return found, missing
 
 
-def system_examples(inputs: Inputs, count: int) -> list[Examples]:
-    """Examples of every system, of its first seed."""
-    if count == 0:
+def system_examples(inputs: Inputs, count: int, pictures: Pictures | None) -> list[Examples]:
+    """Examples of every system, of its first seed; none without pictures."""
+    if pictures is None:
         return []
-    pictures = Pictures(inputs.dataset)
     first: dict[str, System] = {}
     for system in inputs.systems:
         first.setdefault(system.name, system)

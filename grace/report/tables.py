@@ -15,7 +15,7 @@ import pandas as pd
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.table import p_text, percent
 from grace.report.costs import duration
-from grace.report.inputs import Inputs, System, loss_columns
+from grace.report.inputs import System, loss_columns
 
 RETRIEVAL_COUNTS = ("hypotheses", "invalid", "duplicates", "failed_queries")
 
@@ -162,6 +162,7 @@ def identifier_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
                 "lengths": f"{min(counts)} to {max(counts)}" if len(counts) > 1 else whole(min(counts, default=None)),
                 "mean": f"mean {average:.1f}" if len(counts) > 1 else "",
                 "fan_out": _fan_out(found.get("gallery_fan_out") or found.get("fan_out") or []),
+                "evenness": [f"{level['evenness']:.2f}" for level in (found.get("tree") or {}).get("levels", [])],
                 "shared": whole(shared.get("identifiers")),
                 "ambiguous": whole(shared.get("images")),
                 "example": _example(system),
@@ -208,19 +209,6 @@ def training_rows(curves: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def dataset_facts(inputs: Inputs) -> list[tuple[str, str]]:
-    """What was searched and asked."""
-    summary = inputs.dataset.summary
-    facts = [("Name", summary["name"]), ("Source", summary["source"]), ("Licence", summary["license"] or "not stated")]
-    for split in ("train", "val", "test"):
-        images, captions = (len(part) for part in (inputs.dataset.images_of(split), inputs.dataset.captions_of(split)))
-        role = {"train": "", "val": "", "test": " (the gallery and the queries)"}[split]
-        facts.append((f"Split {split}{role}", f"{images:,} images, {captions:,} captions"))
-    if summary.get("restval"):
-        facts.append(("COCO's restval", str(summary["restval"])))
-    return facts
 
 
 def whole(value: float | int | None) -> str:

@@ -26,6 +26,8 @@ from grace.model.checkpoints import load_weights, save_weights, unique_tensors
 from grace.towers.dual_encoder import DualEncoder
 
 PAD, UNKNOWN = 0, 1
+PIXELS = "pixels.npy"
+"""The train images while the tower is trained: on disk, because there may be a hundred thousand of them."""
 
 
 class ScratchDualEncoder:
@@ -55,7 +57,6 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     s = settings.scratch
     tables = load_dataset(dataset)
     images = tables.images[tables.images["split"] == "train"].reset_index(drop=True)
-    pixels = read_images([tables.image_path(file) for file in images["file"]], s.image_size)
     captions = tables.captions_of("train").groupby("image_id")["text"].agg(list)
     texts = [captions[image] for image in images["image_id"]]
     tokenizer = word_tokenizer([text for group in texts for text in group])
@@ -64,7 +65,9 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     longest = max(len(words) for group in ids for words in group)
     model = DualEncoder(s, tokenizer.get_vocab_size(), max_text=max(256, longest))
     with replacing_folder(output, "tower") as folder:
+        pixels = read_images([tables.image_path(file) for file in images["file"]], s.image_size, folder / PIXELS)
         train_dual_encoder(model, torch.from_numpy(pixels), ids, s, folder / "metrics.jsonl")
+        (folder / PIXELS).unlink()
         save_weights(folder / "model.safetensors", unique_tensors(model))
         tokenizer.save(str(folder / "tokenizer.json"))
         shape = {"vocabulary": tokenizer.get_vocab_size(), "max_text": model.text_positions.shape[0]}

@@ -79,6 +79,8 @@ def resume(
     """The engine, gone on from the newest complete state if there is one, and the number of steps that are done."""
     tag = state.latest()
     if tag is None:
+        if is_first_process():  # lines of a run that ended before its first state
+            state.metrics_until(0)
         return make_engine(), 0
     about = read_json(state.folder / tag / ABOUT, "description of the training state")
     same = about["world_size"] == world_size() and about["zero_stage"] == training.zero_stage

@@ -193,7 +193,7 @@ def test_a_validation_disturbs_no_training_and_is_the_same_under_every_stage(run
     kept = model(seed=5)
     load_weights(runs[world] / "val-3.safetensors", kept)
     scores = worker_validation(training(validate_every=2)).measure_model(kept)
-    assert {"step": best["step"], **scores} == best
+    assert {"step": best["step"], **scores} == pytest.approx(best)  # processes add up in another order
 
 
 @pytest.mark.parametrize(("world", "precision"), [(1, "fp32"), (1, "bf16"), (2, "fp32")])

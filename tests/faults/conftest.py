@@ -16,20 +16,30 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.runs import Run
+from tests.faults.runs import SMALL, WHOLE, Run
 
 REPEATS = int(os.environ.get("GRACE_FAULTS", "0"))
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Run:
-    """A finished run that nobody disturbs. It is never changed: faults are done to copies."""
-    run = Run(tmp_path_factory.mktemp("undisturbed"))
+def finished(folder: Path, values: dict) -> Run:
+    run = Run(folder, values=values)
     run.configure()
     code, said = run()
     assert code == 0, said[-8000:]
     assert json.loads((run.results / "metrics.json").read_text())[1]["system"] == "numeric"
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Run:
+    """A finished run that nobody disturbs. It is never changed: faults are done to copies."""
+    return finished(tmp_path_factory.mktemp("undisturbed"), SMALL)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Run:
+    """The same through every stage, the captioner too."""
+    return finished(tmp_path_factory.mktemp("whole"), WHOLE)
 
 
 @pytest.fixture
@@ -41,9 +51,9 @@ def run(undisturbed, tmp_path) -> Run:
 
 @pytest.fixture
 def fresh(tmp_path) -> Run:
-    """A folder where nothing was run yet."""
+    """A folder where nothing was run yet; the run goes through every stage."""
     (tmp_path / "fresh").mkdir()
-    run = Run(tmp_path / "fresh")
+    run = Run(tmp_path / "fresh", values=WHOLE)
     run.configure()
     return run
 

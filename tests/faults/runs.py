@@ -13,44 +13,59 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 OUTPUT = "results-tiny"
 FINAL = (f"{OUTPUT}/metrics.json", f"{OUTPUT}/scenes/numeric/seed0/run.trec", f"{OUTPUT}/scenes/baseline/run.trec")
-# the shortest way through every rule: one scheme that starts from nothing
+# the shortest way to a table of scores: one scheme that starts from nothing, pseudo-queries that are given
 SMALL = {
     "schemes": ["numeric"],
-    "train": {"start_from": "scratch", "steps": 60, "save_every": 5, "log_every": 10},
-    "captioner": {"steps": 20, "save_every": 5},
+    "pseudo_queries": {"source": "file", "file": "queries.jsonl"},
+    "train": {"start_from": "scratch", "steps": 40, "save_every": 5, "log_every": 10},
     "evaluate": {"resamples": 50},
     "report": {"examples": 1},
 }
+# and one through every stage
+WHOLE = {
+    **SMALL,
+    "pseudo_queries": {"source": "captioner"},
+    "captioner": {"steps": 20, "save_every": 5},
+}
+GALLERY = range(70, 100)  # image ids of the split test: config/tiny.yaml draws 60 + 10 + 30 images
 
 
 class Run:
     """Snakemake in one folder."""
 
-    def __init__(self, folder: Path, log: str = "said.log") -> None:
-        self.folder, self.log = folder, folder / log
+    def __init__(self, folder: Path, log: str = "said.log", values: dict = SMALL) -> None:
+        self.folder, self.log, self.values = folder, folder / log, values
         self.results = folder / OUTPUT
 
-    def configure(self, **changed: object) -> None:
-        """Write the overlay: SMALL, and other values of some sections."""
-        values = {**SMALL, **{name: {**SMALL.get(name, {}), **value} for name, value in changed.items()}}
+    def configure(self, **changed: dict) -> None:
+        """Write the overlay: the run's values, and others in some sections; and the file of pseudo-queries, if there is none."""
+        values = {**self.values, **{name: {**self.values.get(name, {}), **value} for name, value in changed.items()}}
         (self.folder / "small.yaml").write_text(yaml.safe_dump(values))
+        if not (self.folder / "queries.jsonl").exists():
+            self.say("a drawing called")
 
-    def start(self, *arguments: str, limits: str = "") -> subprocess.Popen:
-        """Start a run; `limits` are shell commands before it, such as `ulimit -f 100`."""
+    def say(self, text: str) -> None:
+        """Write the file of pseudo-queries: `text` and the image's number."""
+        lines = [json.dumps({"image_id": str(image), "text": f"{text} {image}"}) + "\n" for image in GALLERY]
+        (self.folder / "queries.jsonl").write_text("".join(lines))
+
+    def start(self, *arguments: str, limits: str = "", programs: Path = BIN) -> subprocess.Popen:
+        """Start a run; `limits` are shell commands before it, such as `ulimit -f 100`; the stages' `python` is in `programs`."""
         command = [sys.executable, "-m", "snakemake", "--directory", str(self.folder), "--cores", "2", *arguments]
         command += ["--configfile", "config/tiny.yaml", str(self.folder / "small.yaml")]
         if limits:
             command = ["bash", "-c", f'{limits}; exec "$@"', "bash", *command]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         with open(self.log, "w", encoding="utf-8") as log:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
-    def __call__(self, *arguments: str, limits: str = "") -> tuple[int, str]:
+    def __call__(self, *arguments: str, limits: str = "", programs: Path = BIN) -> tuple[int, str]:
         """(exit code, what was said) of a run that is left alone."""
-        return self.start(*arguments, limits=limits).wait(timeout=900), self.said()
+        return self.start(*arguments, limits=limits, programs=programs).wait(timeout=900), self.said()
 
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -87,10 +102,10 @@ class Run:
         assert hidden == [], "half-written files are left"
 
 
-def in_words(run: Run) -> str:
-    """The last line of every log that tells of a failure."""
+def in_words(run: Run, stage: str = "*") -> str:
+    """The last line of every log that tells of a failure (of every log of a stage)."""
     told = []
-    for log in (run.results / "logs").rglob("*.log"):
+    for log in (run.results / "logs").rglob(f"{stage}.log"):
         lines = log.read_text(errors="replace").strip().splitlines()
         if lines and lines[-1].startswith(("error: ", "ended: ", "interrupted: ")):
             told.append(lines[-1])

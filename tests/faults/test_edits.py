@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import OUTPUT, Run, in_words, wait_for_stage
+from tests.faults.runs import OUTPUT, SMALL, Run, in_words, wait_for_stage
 
 OWN = "scenes/numeric/seed0"
 # an output, a file of it, and a stage that reads it
@@ -42,41 +42,29 @@ def test_an_output_edited_by_hand(run: Run, undisturbed: Run, chance: random.Ran
     assert f"{edited.relative_to(run.folder)} was changed after the stage" in in_words(run), in_words(run)
     whole = run.results / output
     if whole.is_dir():
-        import shutil
-
         shutil.rmtree(whole)
     else:
         whole.unlink()
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_an_input_changed_between_stages(undisturbed: Run, run: Run, chance: random.Random, repeat: int):
     """Other pseudo-queries in mid-run: what read the old ones runs again; the old ones back, the old scores are back."""
-    given = Path("queries.jsonl")
-    gallery = sorted({line.split()[2] for line in (run.results / "scenes/dataset/qrels.trec").read_text().splitlines()})
-    write = lambda text: (run.folder / given).write_text(  # noqa: E731
-        "".join(json.dumps({"image_id": image, "text": f"{text} {image}"}) + "\n" for image in gallery)
-    )
-    run.configure(pseudo_queries={"source": "file", "file": str(given)})
-    write("a drawing called")
-    code, said = run()
-    assert code == 0, said[-6000:]
-    first = (run.results / OWN / "run.trec").read_bytes()
     snakemake = run.start("-R", "pseudo_queries")
     assert wait_for_stage(run, snakemake, chance.choice(("identifiers", "trie", "train"))) is not None
-    write("something else that is named")
+    run.say("something else that is named")
     snakemake.wait(timeout=600)  # it ends well or in words; the rerun sees the new time of the file
     code, said = run()
     assert code == 0 and "rule pseudo_queries:" in said, said[-6000:]
-    assert (run.results / OWN / "run.trec").read_bytes() != first, "the changed input changed nothing"
-    write("a drawing called")
-    code, said = run()
-    assert code == 0, said[-6000:]
-    assert (run.results / OWN / "run.trec").read_bytes() == first
-    run.configure()
+    now, before = (other.results / "scenes/pseudo_queries/pseudo_queries.parquet" for other in (run, undisturbed))
+    assert now.read_bytes() != before.read_bytes(), "the changed input changed nothing"
+    assert run.verify()[0] == 0, run.verify()[1]
+    run.say("a drawing called")
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run, repeat: int):
     """A trainer killed, its pseudo-queries changed (images, identifiers and settings are not): training starts anew."""
     own = run.results / OWN
@@ -87,30 +75,31 @@ def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run
         time.sleep(0.01)
     process.kill()
     snakemake.wait()
-    run.configure(pseudo_queries={"seed": 5})
-    code, said = run()
+    run.say("something else that is named")
+    code, said = run("--until", "train")
     assert code == 0, said[-6000:]
     log = (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
     assert "training starts anew" in log and "going on from step" not in log
-    run.configure()
+    run.say("a drawing called")
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("section", ["train", "evaluate"])
 def test_a_configuration_changed_in_mid_run(run: Run, undisturbed: Run, section: str, repeat: int):
     """The run at work keeps the one it began with; the next run makes again exactly what the new one changes."""
-    changed = {"train": {"steps": 40}, "evaluate": {"resamples": 60}}[section]
+    changed = {"train": {"steps": 30}, "evaluate": {"resamples": 60}}[section]
     snakemake = run.start("-R", "identifiers")
     assert wait_for_stage(run, snakemake, "identifiers") is not None
     run.configure(**{section: changed})
     assert snakemake.wait(timeout=600) == 0, run.said()[-6000:]
     record = json.loads((run.results / OWN / "model" / "provenance.json").read_text())
-    assert record["settings"]["training"]["steps"] == 60
+    assert record["settings"]["training"]["steps"] == SMALL["train"]["steps"]
     code, said = run("-n")
     assert code == 0 and ("rule train:" in said) == (section == "train") and "rule evaluate:" in said, said[-6000:]
     code, said = run()
     assert code == 0, said[-6000:]
     record = json.loads((run.results / OWN / "model" / "provenance.json").read_text())
-    assert record["settings"]["training"]["steps"] == (40 if section == "train" else 60)
+    assert record["settings"]["training"]["steps"] == (30 if section == "train" else SMALL["train"]["steps"])
     run.configure()
     run.must_end_as(undisturbed)

@@ -20,12 +20,12 @@ STRIKES = [(victim, number) for victim in ("stage", "snakemake") for number in (
 
 
 @pytest.mark.long
-def test_every_stage_is_struck(fresh: Run, undisturbed: Run, chance: random.Random, repeat: int):
+def test_every_stage_is_struck(fresh: Run, whole: Run, chance: random.Random, repeat: int):
     """From nothing to the report with a signal in every stage; each rerun goes on where the last one was struck.
 
     Over four repeats every stage meets all of STRIKES.
     """
-    usual, hits = seconds_of(undisturbed), 0
+    usual, hits = seconds_of(whole), 0
     for place, stage in enumerate(STAGES):
         victim, number = STRIKES[(place + repeat) % len(STRIKES)]
         snakemake = fresh.start()
@@ -42,7 +42,7 @@ def test_every_stage_is_struck(fresh: Run, undisturbed: Run, chance: random.Rand
             wait_for_end(process)
             fresh.unlock()
     assert hits >= 3, "the stages ended before the signals came: the test tests nothing"
-    fresh.must_end_as(undisturbed)
+    fresh.must_end_as(whole)
 
 
 def wait_for_end(process: psutil.Process) -> None:
@@ -84,6 +84,7 @@ def test_a_stage_ends_with_its_snakemake(run: Run, undisturbed: Run, repeat: int
     run.must_end_as(undisturbed)
 
 
+@pytest.mark.long
 def test_two_runs_in_one_folder(run: Run, undisturbed: Run, repeat: int):
     """The second is refused in words and disturbs nothing."""
     first = run.start("-R", "identifiers")

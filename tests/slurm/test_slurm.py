@@ -1,7 +1,7 @@
 """The pipeline submitted to a real Slurm of one node with fake GPUs, and what happens when its jobs are killed.
 
 Needs root and Debian's packages of Slurm, which it installs: a throw-away machine. Run it: python -m pytest tests/slurm
-It is skipped, saying why, where no Slurm can be started; with CI set, as in .ci/run, that is a failure.
+It is skipped, saying why, where no Slurm can be started; with CI set that is a failure.
 
 Most of the time is waiting: a job takes 15 to 30 seconds on two cores, most of it for the two Snakemakes inside, and the
 submitting process looks after its jobs 10, 30 and 60 seconds after it has submitted some.

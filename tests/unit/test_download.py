@@ -317,10 +317,52 @@ def test_an_unknown_sum_is_recorded_and_enforced(server, tmp_path, patience):
 
 def test_a_full_disk_is_refused_before_it_starts(server, tmp_path, patience, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage._replace(free=transfer.RESERVE + 20_000))
-    with pytest.raises(GraceError, match=r"toy\.zip needs .* GB are free"):
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage._replace(free=transfer.RESERVE + 18_500))
+    with pytest.raises(GraceError, match=r"toy, fetched and unpacked, needs .* GB are free"):
         get(tmp_path, patience, server.url("a", "good"))
-    assert not (tmp_path / "data/archives/toy.zip.part").exists() and not (tmp_path / "data/toy").exists()
+    assert server.asked == [] and list((tmp_path / "data/archives").iterdir()) == []
+    with pytest.raises(
+        GraceError, match=r"toy\.zip needs .* GB are free"
+    ):  # the size is known when the server tells it
+        get(tmp_path, patience, server.url("a", "good"), known=False)
+    assert len(server.asked) == 1 and not (tmp_path / "data/archives/toy.zip.part").exists()
+
+
+def test_a_disk_that_has_room_for_one_of_two_files_is_refused_before_the_first(server, tmp_path, patience, monkeypatch):
+    first, second = server.url("a", "good"), server.url("b", "good")
+    table = sources(tmp_path, first)
+    line = (
+        table.read_text()
+        .splitlines()[1]
+        .replace(first, second)
+        .replace("toy.zip", "more.zip")
+        .replace("images", "more")
+    )
+    table.write_text(table.read_text() + line + "\n")
+    usage, unpacked = shutil.disk_usage(tmp_path), sum(map(len, PHOTOS.values()))
+    free = transfer.RESERVE + 2 * (len(CONTENT) + unpacked) - 1
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage._replace(free=free))
+    arguments = {"dataset": "toy", "data": tmp_path / "data", "sources": table, "patience": patience}
+    with pytest.raises(GraceError, match="toy, fetched and unpacked, needs"):
+        download(**arguments)
+    assert server.asked == []
+    free += 1
+    download(**arguments)
+    (tmp_path / "data/archives/more.zip").unlink()
+    shutil.rmtree(tmp_path / "data/toy/more")
+    half = tmp_path / "data/archives/more.zip.part"
+    half.write_bytes(CONTENT[:1000])
+    free = transfer.RESERVE + len(CONTENT) - 1000 + unpacked - 1  # what lies there already counts
+    with pytest.raises(GraceError, match="toy, fetched and unpacked, needs"):
+        download(**arguments)
+
+
+@pytest.mark.parametrize("excluded", ["127.0.0.1", "localhost,127.0.0.1"])
+def test_no_proxy_is_respected(server, tmp_path, patience, monkeypatch, excluded):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", excluded)
+    get(tmp_path, patience, server.url("a", "good"))
+    assert photos_are_right(tmp_path)
 
 
 def test_two_downloads_of_one_file_do_not_mix(server, tmp_path, patience):

@@ -154,4 +154,4 @@ def test_reading_ahead_keeps_the_order_and_holds_few(tmp_path, monkeypatch):
         assert image.width == number + 1
         assert len(read) <= number + 1 + 4 * 2 + 1
     assert len(read) == 60
-    assert read_images(paths[:3], 5).shape == (3, 5, 5, 3)
+    assert read_images(paths[:3], 5, tmp_path / "pixels.npy").shape == (3, 5, 5, 3)

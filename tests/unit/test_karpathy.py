@@ -270,22 +270,30 @@ def test_coco_mini(shared: Path, tmp_path: Path):
     assert counts["test"] == {"images": 79, "captions": 395}
 
 
-def test_flickr8k_part(shared: Path, tmp_path: Path):
+def test_flickr8k(shared: Path, tmp_path: Path):
+    """All 7,000 photographs are read."""
     source = shared / "data/flickr8k"
     karpathy(
         json_file=source / "dataset_flickr8k.json", images=source / "images", output=tmp_path / "out",
-        settings=Karpathy(max_train=100, max_val=10, max_test=20), name="flickr8k",
+        settings=Karpathy(), name="flickr8k",
     )  # fmt: skip
-    counts = load_dataset(tmp_path / "out").summary["counts"]
-    assert {split: count["images"] for split, count in counts.items()} == {"train": 100, "val": 10, "test": 20}
-    assert counts["test"]["captions"] == 100
+    data = load_dataset(tmp_path / "out")
+    assert data.summary["counts"] == {
+        "train": {"images": 5000, "captions": 25_000},
+        "val": {"images": 1000, "captions": 5000},
+        "test": {"images": 1000, "captions": 5000},
+    }
+    assert data.summary["skipped"] == 0 and not len(read_skipped(tmp_path / "out"))
 
 
 def test_flickr30k_counts(shared: Path):
     with gzip.open(shared / "data/flickr30k/dataset_flickr30k.json.gz") as file:
-        images, captions = parse_karpathy(json.load(file), "flickr30k")
+        content = json.load(file)
+    images, captions = parse_karpathy(content, "flickr30k")
+    raw = [sentence["raw"] for image in content["images"] for sentence in image["sentences"]]
+    assert captions["text"].tolist() == [text.strip() for text in raw]  # no tab or line break in 155,070 captions
     assert images["split"].value_counts().to_dict() == {"train": 29_000, "val": 1_014, "test": 1_000}
-    assert (captions["split"] == "test").sum() == 5_000
+    assert captions["split"].value_counts().to_dict() == {"train": 145_000, "val": 5_070, "test": 5_000}
 
 
 def test_a_photo_that_was_cut_off_is_found(folder: Path):

@@ -223,7 +223,7 @@ def test_hits_and_misses_with_pictures(made):
 def test_figures_follow_the_theme_and_are_described(made):
     text, page = made
     drawings = page.of("svg")
-    assert len(drawings) == 3 and all(a["role"] == "img" and a["aria-labelledby"] for a in drawings)
+    assert len(drawings) == 4 and all(a["role"] == "img" and a["aria-labelledby"] for a in drawings)
     assert "var(--atomic)" in text and "var(--ink)" in text and "prefers-color-scheme: dark" in text
     assert "#fe01" not in text and "DejaVu" not in text
     inside = text[text.index("<svg") : text.rindex("</svg>")]
@@ -288,6 +288,7 @@ def test_missing_optional_pieces_are_said(tmp_path):
     assert "No training curve of the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
     assert "No training curve of atomic" in text and "No training curve of structured" not in text
     assert "identifiers/statistics.json is missing" in text and "No benchmark files were found" in text
+    assert "No picture of the workflow: the stages left no records here" in text
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_missing_optional_pieces_are_said(tmp_path):
         ("scenes/atomic/seed0/run.trec", "c0 Q0 i0 1 0.5 atomic\n", "another R@1 than metrics.json"),
         ("scenes/baseline/retrieval.json", None, "retrieval report is missing"),
         ("scenes/dataset/qrels.trec", None, "qrels is missing"),
-        ("scenes/dataset/images/i3.png", "no picture", "picture .*i3.png cannot be read"),
+        ("scenes/dataset/images/i3.png", "no picture", "image .*i3.png cannot be read"),
         ("scenes/tower/metrics.jsonl", '{"step": 1}\n{"step"', "line 2 is not valid JSON"),
         ("benchmarks/scenes/tower.tsv", "a\tb\n1\t2\n", "lacks the column s or max_rss"),
     ],

@@ -18,8 +18,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = {
     "schemes": ["numeric"],
-    "captioner": {"steps": 4, "retrieve_batch": 8},
-    "pseudo_queries": {"max_tokens": 200},
     "train": {
         "start_from": "scratch", "steps": 30, "save_every": 5, "validate_every": 10, "zero_stage": 2, "log_every": 5,
         "trainable": ["perceiver", "cross_attention", "lora"], "schedule": "constant",

@@ -1,0 +1,72 @@
+"""One measured training: a Flamingo of given shapes through the real engine, in a process of its own.
+
+    python -m benchmarks.plan.worker '{"flamingo": {...}, "training": {...}, "shape": {...}}'
+
+Prints one line of JSON: the largest resident memory during three steps, above what the process held before the model was made.
+glibc is told to give every freed block back (MALLOC_MMAP_THRESHOLD_, set by the caller), so that resident memory is what lives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from grace.config import Flamingo, Training
+from grace.model.flamingo import build
+from grace.plan.shapes import Shape, Words, batches
+from grace.training.deepspeed_engine import make_engine
+from grace.training.engine import Learner, choose_trainable
+from grace.training.memory import checkpoint_activations
+
+
+def status(key: str) -> int:
+    """A field of /proc/self/status, bytes."""
+    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
+
+
+def main(job: dict) -> None:
+    flamingo, training, shape = Flamingo(**job["flamingo"]), Training(**job["training"]), Shape(**job["shape"])
+    warm(training)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = status("VmRSS")
+    model = build(flamingo, Words(shape.vocabulary), shape.visual_width)
+    choose_trainable(model, training)
+    if training.activation_checkpointing:
+        checkpoint_activations(model)
+    learner = Learner(model, "generate", training.loss_chunk)
+    dealt = batches(shape)
+    engine = make_engine(learner, training, shape.samples)
+    engine.train()
+    made = status("VmHWM") - before
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(3 * training.gradient_accumulation):
+        loss, _ = engine(dealt)
+        engine.backward(loss)
+        engine.step()
+        del loss
+    print(json.dumps({"peak": status("VmHWM") - before, "making": made, "kept": status("VmRSS") - before}))
+
+
+def warm(training: Training) -> None:
+    """Everything that a first step loads and compiles, with a model of no size."""
+    scratch = {"width": 32, "layers": 2, "heads": 2}
+    model = build(Flamingo(scratch=scratch), Words(50), 32)
+    learner = Learner(model, "generate", training.loss_chunk)
+    choose_trainable(model, training)
+    shape = Shape(
+        memorize=1, retrieve=2, pseudo=0, length=8, supervised=3, vocabulary=50, visual_tokens=4, visual_width=32
+    )
+    engine = make_engine(learner, training, 3)
+    loss, _ = engine(batches(shape))
+    engine.backward(loss)
+    engine.step()
+    engine.destroy()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,97 @@
+"""Our retrieve step and the naive step over the same samples: loss, gradients, samples a second, peak of live bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.training.naive import naive_loss
+from benchmarks.training.work import Work
+from grace.plan.tracker import LiveBytes
+from grace.training.objectives import generation_loss
+from grace.training.samples import collate
+
+Step = Callable[[np.ndarray], tuple[Tensor, Tensor | int]]
+
+
+def steps_of(work: Work, chunk: int = 0) -> dict[str, Step]:
+    """Both ways to the summed loss of some samples, by name."""
+    samples = work.pool.samples
+
+    def ours(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        batch = collate(samples, rows, work.embeddings, work.pad_id, "retrieve", 1)
+        return generation_loss(work.model, batch, chunk=chunk)
+
+    def naive(rows: np.ndarray) -> tuple[Tensor, int]:
+        return naive_loss(work.model, work.tower, [work.pad_image] * len(rows), samples, rows, work.pad_id)
+
+    return {"ours": ours, "naive": naive}
+
+
+def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]:
+    """Both ways over the samples `dealt`, one array a step: ours in the sampler's order, the naive one in random order."""
+    shuffled = np.random.default_rng(0).permutation(np.concatenate(dealt)).reshape(len(dealt), -1)
+    orders = {"ours": dealt, "naive": list(shuffled)}
+    ways = steps_of(work)
+    work.model.train()
+    seen = {name: _whole_window(work.model, ways[name], orders[name]) for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, step in ways.items():  # in turn: whatever else the machine does hits both
+            started = time.perf_counter()
+            for rows in orders[name]:
+                work.model.zero_grad(set_to_none=True)
+                loss, terms = step(rows)
+                (loss / terms).backward()
+            times[name].append((time.perf_counter() - started) / len(dealt))
+    out: dict[str, Any] = {}
+    for name in ways:
+        out[name] = {
+            "seconds_per_step": float(np.median(times[name])),
+            "samples_per_second": work.pool.batch / float(np.median(times[name])),
+            "peak_live_bytes": seen[name]["peak"],
+            "loss": seen[name]["loss"],
+            "supervised_tokens": seen[name]["terms"],
+            "rounds_seconds": times[name],
+        }
+    out["speedup"] = out["naive"]["seconds_per_step"] / out["ours"]["seconds_per_step"]
+    out["speedup_of_rounds"] = [a / b for a, b in zip(times["naive"], times["ours"], strict=True)]
+    out["memory_ratio"] = out["naive"]["peak_live_bytes"] / out["ours"]["peak_live_bytes"]
+    out["gradients"] = difference(seen["ours"]["gradients"], seen["naive"]["gradients"])
+    return out
+
+
+def _whole_window(model: Any, step: Step, order: list[np.ndarray]) -> dict[str, Any]:
+    """Loss and gradients summed over all steps, and the largest peak of live bytes beside the weights."""
+    model.zero_grad(set_to_none=True)
+    loss, terms, peak = 0.0, 0, 0
+    for rows in order:
+        with LiveBytes() as live:
+            own = sum(live_parameter(live, parameter) for parameter in model.parameters())
+            part, count = step(rows)
+            part.backward()
+            loss, terms = loss + part.item(), terms + int(count)
+            del part
+        peak = max(peak, live.peak - own)
+    gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    return {"loss": loss / terms, "terms": terms, "peak": peak, "gradients": gradients}
+
+
+def live_parameter(live: LiveBytes, parameter: Tensor) -> int:
+    live.add(parameter)
+    return parameter.untyped_storage().nbytes()
+
+
+def difference(ours: dict[str, Tensor], naive: dict[str, Tensor]) -> dict[str, Any]:
+    """The largest relative difference of a parameter's gradient: norm of the difference over norm of the naive one."""
+    if set(ours) != set(naive):
+        raise AssertionError(f"gradients of other parameters: {sorted(set(ours) ^ set(naive))[:3]}")
+    floor = 1e-6 * torch.stack([value.norm() for value in naive.values()]).max().item()
+    off = {name: ((ours[name] - value).norm() / (value.norm() + floor)).item() for name, value in naive.items()}
+    worst = max(off, key=off.__getitem__)
+    return {"parameters": len(off), "largest_relative_difference": off[worst], "of": worst}

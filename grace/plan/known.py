@@ -1,0 +1,140 @@
+"""Shapes of what a configuration names: the language model's configuration, the vision tower, the number of images.
+
+The language models of the published OpenFlamingo are known by their hub names, so that no hub is asked; any other is read from
+its folder or fetched (config.json alone). docs/training.md says where the shapes are known from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grace.config import Config, Flamingo, Tower
+from grace.errors import GraceError
+from grace.model.language_models import read_configuration
+from grace.model.torchvision_shim import import_torchvision
+
+# GPT-NeoX's tokenizer has 50,277 entries; <|endofchunk|>, <image> and <PAD> are added.
+NEOX_WORDS = 50_280
+_MPT = {"alibi": True, "alibi_bias_max": 8, "clip_qkv": None, "softmax_scale": None, "prefix_lm": False}
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "anas-awadalla/mpt-1b-redpajama-200b": {
+        "model_type": "mosaic_gpt", "d_model": 2048, "n_heads": 16, "n_layers": 24, "mlp_ratio": 4,
+        "max_seq_len": 2048, "vocab_size": 50_368, "attn_qk_ln": True, "no_bias": True, "alibi": True,
+    },
+    "anas-awadalla/mpt-7b": {
+        "model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32, "expansion_ratio": 4,
+        "max_seq_len": 2048, "vocab_size": 50_432, "no_bias": True, "attn_config": {**_MPT, "qk_ln": False},
+    },
+    "togethercomputer/RedPajama-INCITE-Base-3B-v1": {
+        "model_type": "gpt_neox", "hidden_size": 2560, "num_attention_heads": 32, "num_hidden_layers": 32,
+        "intermediate_size": 10_240, "max_position_embeddings": 2048, "vocab_size": 50_432, "rotary_pct": 1.0,
+        "use_parallel_residual": False,
+    },
+}  # fmt: skip
+# Images of Karpathy's files: train with restval, val, test.
+KARPATHY = {"flickr8k": (6000, 1000, 1000), "flickr30k": (29_000, 1014, 1000), "coco": (113_287, 5000, 5000)}
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    parameters: int  # of the image side
+    tokens: int
+    width: int  # of a visual token
+    embedding: int  # of the joint space
+
+
+def language_model_config(flamingo: Flamingo) -> dict[str, Any] | None:
+    """The configuration of the pretrained language model as plain values; None for one that is made from scratch."""
+    if flamingo.language_model == "scratch":
+        return None
+    name = flamingo.pretrained.model
+    if name in LANGUAGE_MODELS:
+        return LANGUAGE_MODELS[name]
+    return read_configuration(name)
+
+
+def words(flamingo: Flamingo) -> int:
+    """Tokens of the vocabulary without identifier tokens; a language model's rows where its tokenizer is not known."""
+    if flamingo.language_model == "scratch":
+        return flamingo.scratch.vocabulary + 3
+    if flamingo.pretrained.vocabulary:
+        return flamingo.pretrained.vocabulary + 3
+    if flamingo.pretrained.model in LANGUAGE_MODELS:
+        return NEOX_WORDS
+    return int(language_model_config(flamingo)["vocab_size"]) + 3
+
+
+def tower_shape(tower: Tower) -> TowerShape:
+    """The image side of the vision tower, from one picture of no memory."""
+    if tower.kind == "scratch":
+        from grace.towers.dual_encoder import DualEncoder
+
+        s = tower.scratch
+        with torch.device("meta"):
+            model = DualEncoder(s, 1)
+        side = ("patch.", "patch_norm.", "image_")
+        count = sum(value.numel() for name, value in model.named_parameters() if name.startswith(side))
+        return TowerShape(count, (s.image_size // s.patch_size) ** 2, s.width, s.embedding_dim)
+    if tower.kind != "open_clip":
+        raise GraceError(
+            f"plan: the shape of a tower of the kind {tower.kind} is not known before it is made; plan with open_clip"
+        )
+    import_torchvision()
+    import open_clip
+
+    name = tower.open_clip.model
+    if name.endswith(".json"):
+        open_clip.add_model_config(Path(name))
+        name = Path(name).stem
+    if ":" not in name and name not in open_clip.list_models():
+        raise GraceError(f"open_clip has no model {name!r}; see tower.open_clip.model")
+    with torch.device("meta"), _without_warnings():  # that the weights are random is what is asked for
+        visual = open_clip.create_model(name, pretrained=None, load_weights=False, device="meta").visual
+        if not hasattr(visual, "output_tokens"):
+            raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")
+        visual.output_tokens = True
+        size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
+        pooled, tokens = visual.eval()(torch.zeros(1, 3, *size))
+    count = sum(value.numel() for value in visual.parameters())
+    return TowerShape(count, int(tokens.shape[1]), int(tokens.shape[2]), int(pooled.shape[1]))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def images(config: Config) -> tuple[int, int, int] | None:
+    """Images of the train, val and test split; None where only the data can tell."""
+    made = Path(config.output) / config.dataset.name / "dataset" / "images.parquet"
+    if made.exists():
+        import pandas as pd
+
+        splits = pd.read_parquet(made, columns=["split"])["split"].value_counts()
+        return tuple(int(splits.get(split, 0)) for split in ("train", "val", "test"))
+    if config.dataset.source == "scenes":
+        s = config.dataset.scenes
+        return s.train_images, s.val_images, s.test_images
+    if config.dataset.source == "karpathy":
+        given = config.dataset.karpathy
+        counts = KARPATHY.get(given.download)
+        if given.json_file and Path(given.json_file).exists():
+            found = [image.get("split") for image in json.loads(Path(given.json_file).read_text("utf-8"))["images"]]
+            counts = (found.count("train") + found.count("restval"), found.count("val"), found.count("test"))
+        if counts is not None:
+            caps = (given.max_train, given.max_val, given.max_test)
+            return tuple(min(count, cap) if cap else count for count, cap in zip(counts, caps, strict=True))
+    return None

@@ -1,0 +1,59 @@
+"""Lengths of the samples, tokens: measured on the data and tokenizer of a configuration where they exist, assumed where not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from grace.config import Config
+
+PROMPT = 7  # tokens of a retrieve sample beside caption and identifier: `caption:`, <image>, `id`, end
+# Captions of Flickr30k: 12.3 words on average, 78 in the longest (Karpathy's file); taken: 1.25 tokens a word.
+MEAN_CAPTION, LONGEST_CAPTION = 16, 98
+MEMORIZE_PROMPT = 10
+
+
+@dataclass(frozen=True)
+class Lengths:
+    mean: int  # tokens of a retrieve sample, padding of its batch included
+    longest: int
+    memorize: int  # tokens of a memorize sample
+    supervised: int  # tokens that the loss stands on
+    identifier_tokens: int  # tokens that structured identifiers add to the vocabulary
+    source: str  # where mean and longest are from
+
+
+def lengths(config: Config, images: int) -> Lengths:
+    """The lengths of `config` with `images` images."""
+    depth = levels(images, config.identifiers.clusters, config.identifiers.leaf_size)
+    structured = "structured" in config.schemes
+    # identifiers of other schemes are about as long; semantic ones, which are captions, are not
+    identifier = depth + 1
+    tokens = (depth + 1) * max(config.identifiers.clusters, config.identifiers.leaf_size) if structured else 0
+    mean, longest, source = _captions(config)
+    return Lengths(
+        mean=mean + PROMPT + identifier,
+        longest=longest + PROMPT + identifier,
+        memorize=MEMORIZE_PROMPT + identifier,
+        supervised=identifier + 2,  # `id` and the end token
+        identifier_tokens=tokens,
+        source=source,
+    )
+
+
+def levels(images: int, clusters: int, leaf: int) -> int:
+    """Levels of clusters above leaves of at most `leaf` images, if all clusters are alike."""
+    return max(1, math.ceil(math.log(max(1.0, images / leaf)) / math.log(clusters)))
+
+
+def _captions(config: Config) -> tuple[int, int, str]:
+    folder = Path(config.output) / config.dataset.name
+    if not (folder / "dataset").is_dir() or not (folder / "tokenizer").is_dir():
+        return MEAN_CAPTION, LONGEST_CAPTION, "assumed: captions as long as Flickr30k's"
+    from grace.data.tables import load_dataset
+    from grace.identifiers.base import read_tokenizer
+
+    tokenizer, texts = read_tokenizer(folder / "tokenizer"), load_dataset(folder / "dataset").captions["text"]
+    found = sorted(len(ids) for ids in tokenizer(texts.tolist(), add_special_tokens=False)["input_ids"])
+    return round(sum(found) / len(found)), found[-1], f"measured on {folder}"

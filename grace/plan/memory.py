@@ -1,0 +1,96 @@
+"""Bytes of one training process under every ZeRO stage: weights, gradients, optimizer, activations, and the two peaks of a step.
+
+What DeepSpeed 0.19 keeps, read from its source and checked against measured peaks (`python -m benchmarks.plan`).
+docs/training.md has the same as formulas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grace.config import Training
+from grace.plan.activations import Counted
+from grace.plan.parameters import Parameters
+
+# DeepSpeed's defaults, elements: https://www.deepspeed.ai/docs/config-json/#zero-optimizations-for-fp16-training
+BUCKET = 500_000_000  # reduce_bucket_size: gradients are put together in a buffer of so many before they are sent
+LIVE = 1_000_000_000  # stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights that stay
+SUB_GROUP = 1_000_000_000  # sub_group_size: ZeRO 3 steps so many parameters at a time
+MASTER, ADAM = 4, 8  # bytes a trained parameter: fp32 weights, and the two fp32 moments
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process on its device, and on the host where the optimizer is offloaded."""
+
+    zero_stage: int
+    offload: bool
+    weights: int
+    optimizer: int  # fp32 master weights and moments
+    gradients: int  # that are kept until the step
+    activations: int  # and everything else of the forward and backward pass
+    backward: int  # largest during forward and backward
+    step: int  # largest during the optimizer's step
+    host: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.backward, self.step)
+
+
+def memory(
+    parameters: Parameters, counted: Counted, training: Training, zero_stage: int, processes: int,
+    offload: bool = False, gpu: bool = True,
+) -> Memory:  # fmt: skip
+    """The memory of one process. `counted`: its micro-batch, in the precision of `training`.
+
+    With `gpu` False, as on a processor: of a buffer that is asked for only the part that is written counts, and AdamW goes
+    through the parameters one by one.
+    """
+    if offload and zero_stage == 0:
+        raise ValueError("the optimizer can be offloaded under ZeRO 1 to 3 only")
+    total, trained = parameters.in_training, parameters.trained
+    width = 2 if training.precision == "bf16" else 4
+    bucket = width * (BUCKET if gpu else min(BUCKET, trained))
+    # Beside its gradient, AdamW makes the root of the second moment (on a processor also the quotient) of what it steps at once.
+    temporaries = 1 if gpu else 2
+    accumulates = training.gradient_accumulation > 1
+    if zero_stage == 0:
+        if width == 2:
+            raise ValueError("bf16 without ZeRO runs as ZeRO 1")
+        weights, optimizer, gradients = 4 * total, ADAM * trained, 4 * trained
+        at_once = max(parameters.groups) if gpu else parameters.largest
+        kept = counted.peak(0) + gradients if accumulates else counted.peak(1)
+        states = weights + optimizer
+        # Gradients are put together, a bucket at a time, for the processes' mean, be it of one.
+        together = gradients + 4 * min(BUCKET, trained)
+        step = states + max(together, gradients + 4 * at_once * temporaries)
+        return Memory(0, False, weights, optimizer, gradients, counted.peak(0), states + kept, step, 0)
+    shard = trained / processes
+    on_device = 0 if offload else 1
+    states = (MASTER + ADAM) * shard
+    host = (
+        0 if on_device else round(states + MASTER * shard + width * shard)
+    )  # fp32 gradients, weights on their way back
+    if zero_stage < 3:
+        weights = width * total
+        share = 1.0 if zero_stage == 1 else 1 / processes
+        gradients = width * trained * share * (on_device or zero_stage == 1)
+        kept = counted.peak(0) + gradients if accumulates else counted.peak(share if on_device else 0)
+        # On a processor the buffer takes the gradients' place, one by one; a GPU's stands beside them.
+        backward = weights + states * on_device + kept + (bucket if gpu else 0)
+        # A group is flattened to fp32 and stepped as one tensor.
+        flat = MASTER * max(parameters.groups) / processes
+        step = weights + states * on_device + max(gradients + flat * on_device, (1 + temporaries) * flat * on_device)
+    else:
+        weights = width * total / processes
+        gradients = width * shard * on_device
+        gathered = width * min(total, LIVE)
+        held = weights + states * on_device + gradients + bucket
+        backward = held + gathered + counted.peak(0)
+        sub_group = MASTER * min(SUB_GROUP, max(parameters.groups)) / processes
+        step = held + (1 + temporaries) * sub_group * on_device
+    return Memory(
+        zero_stage, offload, round(weights), round(states * on_device), round(gradients), counted.peak(0), round(backward),
+        round(step), host,
+    )  # fmt: skip
