@@ -11,7 +11,9 @@ beams: different prefixes of identifiers. A row is one trie and vocabulary; `ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,47 +38,66 @@ OURS = "grace"
 def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each trie, vocabulary and way to select."""
     rows = []
-    for shape, vocabulary in sizes["settings"]:
+    for shape, vocabularies in sizes["settings"].items():
         for number in sizes["identifiers"]:
-            here = []
+            found = []
             for name in STRUCTURES:
-                here += call(measure, name, shape, number, vocabulary, sizes, fresh=sizes["fresh"])
-            chosen = [row.pop("chosen") for row in here]
-            same = all(_alike(chosen[0], other) for other in chosen[1:])
-            rows += [{**row, "same": same} for row in here]
-            for row in here:
-                print(f"  {shape} {number:>10,} vocabulary {vocabulary:>6,} {row['way']:<28}"
-                      f"{1000 * median(row['whole_s']) / len(row['step_s']):9.2f} ms a step", flush=True)  # fmt: skip
+                found += call(measure, name, shape, number, vocabularies, sizes, fresh=sizes["fresh"])
+            for vocabulary in vocabularies:
+                rows += _compared([row for row in found if row["vocabulary"] == vocabulary])
     return rows
 
 
-def measure(name: str, shape: str, number: int, vocabulary: int, sizes: dict[str, Any]) -> list[dict[str, Any]]:
+def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one trie and vocabulary, each told whether all ways chose the same."""
+    chosen = [row.pop("chosen") for row in rows]
+    same = all(_alike(chosen[0], other) for other in chosen[1:])
+    for row in rows:
+        print(f"  {row['shape']} {row['identifiers']:>10,} vocabulary {row['vocabulary']:>6,} {row['way']:<31}"
+              f"{1000 * median(row['whole_s']) / len(row['step_s']):9.2f} ms a step", flush=True)  # fmt: skip
+    return [{**row, "same": same} for row in rows]
+
+
+def measure(name: str, shape: str, number: int, vocabularies: list[int], sizes: dict[str, Any]) -> list[dict[str, Any]]:
     """The ways to select that use one trie; `chosen` holds what was chosen at every depth."""
     tokens_SL = identifier_set(shape, number)
-    end = vocabulary - 1
-    built = LevelOrder.build(tokens_SL, end)[0] if name == LevelOrder.name else STRUCTURES[name].build(tokens_SL)[0]
-    torch.manual_seed(0)
-    logits_BKV = torch.randn(sizes["queries"], sizes["beams"], vocabulary) * 2
-    ways: dict[str, Callable[[int], Callable[[], tuple]]] = {
-        f"Hugging Face over {name}": lambda depth: hugging_face(
-            built.allowed, *beams_at(tokens_SL, depth, sizes), logits_BKV, end
-        )
-    }
-    if name == LevelOrder.name:
-        ways[OURS] = lambda depth: ours(built.tree, *beams_at(tokens_SL, depth, sizes), logits_BKV, depth)
+    with _without_garbage_collection():
+        built = STRUCTURES[name].build(tokens_SL)[0]
+    beams = [beams_at(tokens_SL, depth, sizes) for depth in range(1, SHAPES[shape].depth)]
     out = []
-    for way, at in ways.items():
-        steps = [at(depth) for depth in range(1, SHAPES[shape].depth)]
-        repeats = sizes["repeats"] if way == OURS else sizes["peer_repeats"]
-        step_s = [timed(action, repeats, warm=1) for action in steps]
-        out.append(
-            {
-                "way": way, "shape": shape, "identifiers": number, "vocabulary": vocabulary,
-                "step_s": step_s, "whole_s": [sum(times) for times in zip(*step_s, strict=True)],
-                "chosen": [[part.tolist() for part in action()] for action in steps],
-            }
-        )  # fmt: skip
+    for vocabulary in vocabularies:
+        torch.manual_seed(0)
+        logits_BKV = torch.randn(sizes["queries"], sizes["beams"], vocabulary) * 2
+        ways = {
+            f"Hugging Face over {name}": (
+                sizes["peer_repeats"],
+                [hugging_face(built.allowed, *here, logits_BKV, vocabulary - 1) for here in beams],
+            )
+        }
+        if name == LevelOrder.name:
+            steps = [ours(built.tree, *here, logits_BKV, depth) for depth, here in enumerate(beams, start=1)]
+            ways[OURS] = sizes["repeats"], steps
+        for way, (repeats, steps) in ways.items():
+            step_s = [timed(action, repeats, warm=1) for action in steps]
+            out.append(
+                {
+                    "way": way, "shape": shape, "identifiers": number, "vocabulary": vocabulary,
+                    "step_s": step_s, "whole_s": [sum(times) for times in zip(*step_s, strict=True)],
+                    "chosen": [[part.tolist() for part in action()] for action in steps],
+                }
+            )  # fmt: skip
     return out
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Build without collections, and leave what was built out of later ones: millions of dictionaries take seconds."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def beams_at(tokens_SL: np.ndarray, depth: int, sizes: dict[str, Any]) -> tuple[Tensor, Tensor]:

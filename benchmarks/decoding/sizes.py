@@ -21,8 +21,8 @@ FULL: dict[str, dict[str, Any]] = {
         "repeats": 3, "load_repeats": 15, "prefixes": 1000, "published_up_to": 1_000_000, "lists_up_to": 1_000_000,
     },
     "selection": {
-        "settings": [["k256_L4", 2048], ["k256_L4", 50_280], ["k32_L5", 50_280]], "identifiers": [123_000, 10_000_000],
-        "queries": 64, "beams": 10, "repeats": 7, "peer_repeats": 3,
+        "settings": {"k256_L4": [2048, 50_280], "k32_L5": [50_280]}, "identifiers": [123_000, 10_000_000],
+        "queries": 64, "beams": 10, "repeats": 15, "peer_repeats": 5,
     },
     "end_to_end": {
         "models": {
@@ -44,7 +44,7 @@ _TINY = {**_FLAMINGO, "width": 64, "layers": 2, "heads": 2, "vocabulary": 2048}
 TOY: dict[str, dict[str, Any]] = {
     "trie": {**FULL["trie"], "identifiers": [500], "repeats": 1, "load_repeats": 2, "prefixes": 100},
     "selection": {
-        **FULL["selection"], "settings": [["k256_L4", 2048], ["k32_L5", 50_280]], "identifiers": [2_000], "queries": 2,
+        **FULL["selection"], "settings": {"k256_L4": [2048], "k32_L5": [50_280]}, "identifiers": [2_000], "queries": 2,
         "repeats": 1, "peer_repeats": 1,
     },
     "end_to_end": {
