@@ -120,19 +120,18 @@ def expand(
         valid.append(end[..., None])
     if depth < trie.depth:
         first = trie.first[beam.nodes].long()
-        number = trie.first[beam.nodes + 1].long() - first
+        number = (trie.first[beam.nodes + 1] - first) * (beam.scores > MINUS)
         offsets = torch.arange(trie.fan_out[depth], device=device)
-        real = (offsets < number[..., None]) & (beam.scores > MINUS)[..., None]
-        children = (first[..., None] + offsets).masked_fill(~real, 0)
-        picked = logits_BKV.gather(2, trie.tokens_into(children).flatten(2)).view_as(children)
-        grown = picked.masked_fill(~real, MINUS)
+        absent = offsets >= number[..., None]
+        children = (first[..., None] + offsets).masked_fill_(absent, 0)
+        grown = logits_BKV.gather(2, trie.tokens_into(children).flatten(2)).view_as(children).masked_fill_(absent, MINUS)
         valid.append(grown)
     base = rule.base(logits_BKV, depth, torch.cat(valid, -1) if rule.normalisation == "children" else None)
     base = torch.where(beam.scores > MINUS, base, 0.0)  # an empty place has no children: their base is -inf
     if end is not None:
         end = beam.scores + (end - base)
     if grown is not None:
-        grown = beam.scores[..., None] + (grown - base[..., None])
+        grown = (grown - base[..., None]).add_(beam.scores[..., None])  # in this order a child never scores more
     return end, grown, children
 
 
