@@ -48,9 +48,7 @@ def _covered(table: pd.DataFrame, images: pd.DataFrame, where: str) -> None:
     foreign = split_of.reindex(table["image_id"].to_numpy()).to_numpy() != table["split"].to_numpy()
     if foreign.any():
         image = table["image_id"].iloc[int(foreign.argmax())]
-        raise GraceError(
-            f"{where}: image {image} has one, but is not to have one or is of another split"
-        )
+        raise GraceError(f"{where}: image {image} has one, but is not to have one or is of another split")
 
 
 def _mapped(table: pd.DataFrame, scheme: str, where: str) -> None:
