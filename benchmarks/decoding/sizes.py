@@ -7,7 +7,7 @@ from typing import Any
 _FLAMINGO = {
     "architecture": "opt", "cross_attention_every": 2, "dtype": "float32", "scores": True, "without_cache": True,
 }  # fmt: skip
-_14M = {**_FLAMINGO, "width": 256, "layers": 10, "heads": 8, "vocabulary": 2048}
+_14M = {**_FLAMINGO, "width": 256, "layers": 7, "heads": 8, "vocabulary": 2048}
 _160M = {**_FLAMINGO, "width": 768, "layers": 12, "heads": 12, "vocabulary": 50_280, "cross_attention_every": 3}
 _1300M = {
     **_FLAMINGO, "width": 2048, "layers": 20, "heads": 16, "vocabulary": 50_280, "cross_attention_every": 5,

@@ -46,7 +46,9 @@ class GraceFlamingo(Flamingo):
     ) -> tuple[Tensor, Any]:
         """Final-norm hidden states [B, L, H] and the cache (None unless one was given).
 
-        Tokens after `<image>` attend to the image; with a cache that holds `<image>` already, every new token does.
+        Tokens after `<image>` attend to the image; with a cache that holds `<image>` already, every new token does. An image
+        that all sequences share comes once, [1, 1, N, C]: its keys and values are then computed once a layer and not for
+        every sequence, which in a search costs more than a small language model itself.
         """
         continued = past_key_values is not None and past_key_values.get_seq_length() > 0
         for layer in self.lang_encoder._get_decoder_layers():

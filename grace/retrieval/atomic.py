@@ -71,7 +71,7 @@ def atomic_search(
         batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
     ):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
-        hidden, _ = model.hidden_states(prompts, media.expand(len(chosen), -1, -1, -1))
+        hidden, _ = model.hidden_states(prompts, media)
         scores, places = ranking.best(hidden[:, -1], depth)
         for query, best, where in zip(chosen, scores.tolist(), places.tolist(), strict=True):
             out[query] = [(images[place], score) for score, place in zip(best, where, strict=True)]

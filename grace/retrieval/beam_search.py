@@ -44,8 +44,7 @@ def beam_search(
 
 def read_prompts(model, prompts_BL: Tensor, media_1NC: Tensor) -> tuple[Tensor, DynamicCache]:
     """Logits after the prompts, f32 [B, V], and the cache of B rows."""
-    media = media_1NC.expand(len(prompts_BL), -1, -1, -1)
-    hidden, cache = model.hidden_states(prompts_BL, media, past_key_values=DynamicCache())
+    hidden, cache = model.hidden_states(prompts_BL, media_1NC, past_key_values=DynamicCache())
     return model.head(hidden[:, -1]).float(), cache
 
 
@@ -88,9 +87,8 @@ def descend(
         beam = step(trie, beam, scores, parents, nodes.gather(1, chosen), depth)
         first_rows = torch.arange(batch, device=device)[:, None] * logits.shape[1]
         cache.reorder_cache((first_rows + parents).flatten())
-        media = media_1NC.expand(batch * width, -1, -1, -1)
         tokens = beam.tokens[..., depth].clamp(min=0).reshape(-1, 1)
-        hidden, cache = model.hidden_states(tokens, media, past_key_values=cache)
+        hidden, cache = model.hidden_states(tokens, media_1NC, past_key_values=cache)
         logits = model.head(hidden[:, -1]).float().view(batch, width, -1)
         rows += batch * width
     return replace(pool, bound=bound, model_rows=rows)

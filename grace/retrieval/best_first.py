@@ -74,7 +74,7 @@ def _read(
     cache = branch(cache)
     cache.reorder_cache(here.rows)
     tokens = trie.tokens_into(here.nodes)[:, None]
-    hidden, cache = model.hidden_states(tokens, media_1NC.expand(len(tokens), -1, -1, -1), past_key_values=cache)
+    hidden, cache = model.hidden_states(tokens, media_1NC, past_key_values=cache)
     logits = model.head(hidden[:, -1]).float()[:, None]
     beam = Beams(here.scores[:, None], here.nodes[:, None], trie.paths(here.nodes)[:, None])
     depth = trie.depth_of(int(here.nodes[0]))

@@ -53,8 +53,7 @@ def score_leaves(
     fed = ahead.clamp(min=0).reshape(-1, left)
     rows = torch.arange(batch, device=nodes.device)[:, None] * width + origin
     cache.reorder_cache(rows.flatten())
-    media = media_1NC.expand(len(fed), -1, -1, -1)
-    hidden, _ = model.hidden_states(fed, media, past_key_values=cache)
+    hidden, _ = model.hidden_states(fed, media_1NC, past_key_values=cache)
     scores = beam.scores.gather(1, origin)
     base = logits_BKV.logsumexp(-1)
     first = torch.where(ahead[..., 0] >= 0, ahead[..., 0], trie.end)

@@ -124,6 +124,18 @@ def test_defect_09_the_score_is_the_plain_sum(parts) -> None:
 
 
 @torch.inference_mode()
+def test_an_image_that_all_sequences_share_may_come_once(parts) -> None:
+    model, tokenizer = parts
+    prompts = of_one_length(Prompts(tokenizer).retrieve(["two dogs", "a child holds an umbrella"]))
+    media = model.resample(torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(3)))
+    each, _ = model.hidden_states(prompts, media[:1].repeat(2, 1, 1, 1))
+    once, _ = model.hidden_states(prompts, media[:1])
+    assert torch.allclose(each, once, atol=1e-5)
+    other, _ = model.hidden_states(prompts, media)
+    assert torch.allclose(other[0], once[0], atol=1e-5) and not torch.allclose(other[1], once[1], atol=1e-3)
+
+
+@torch.inference_mode()
 def test_one_leaf_and_few_beams(parts) -> None:
     model, tokenizer = parts
     prompts = Prompts(tokenizer)

@@ -46,7 +46,7 @@ class TableModel:
     def hidden_states(
         self, ids_BL: Tensor, media: Tensor, past_key_values: DynamicCache
     ) -> tuple[Tensor, DynamicCache]:
-        assert len(media) == len(ids_BL)
+        assert len(media) == 1  # the pad image, shared by all rows
         self.rows += len(ids_BL)
         keys = ids_BL[:, None, :, None].double()
         read, _ = past_key_values.update(keys, keys, 0)
