@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from grace.report.costs import machine
 
 
 def show(found: dict[str, Any]) -> None:
-    print(f"{'step':8} {'samples/s':>10} {'s/step':>8} {'peak MB':>8} {'loss':>10}")
+    print(f"{'step':8} {'samples/s':>10} {'s/step':>8} {'CPU s':>8} {'GFLOP':>8} {'peak MB':>8} {'loss':>10}")
     for name in ("naive", "ours"):
         row = found[name]
-        figures = (
-            f"{row['samples_per_second']:10.1f} {row['seconds_per_step']:8.3f} {row['peak_live_bytes'] / 1e6:8.0f}"
+        times = (
+            f"{row['samples_per_second']:10.1f} {row['seconds_per_step']:8.3f} {row['processor_seconds_per_step']:8.3f}"
         )
-        print(f"{name:8} {figures} {row['loss']:10.6f}")
+        work = f"{row['operations_per_step'] / 1e9:8.1f} {row['peak_live_bytes'] / 1e6:8.0f}"
+        print(f"{name:8} {times} {work} {row['loss']:10.6f}")
     off = found["gradients"]
     print(
-        f"{found['speedup']:.2f} times as fast, {found['memory_ratio']:.2f} times less memory; gradients of "
+        f"{found['speedup']:.2f} times as fast by the clock, {found['processor_seconds_ratio']:.2f} in processor time; "
+        f"{found['operations_ratio']:.2f} times fewer operations, {found['memory_ratio']:.2f} times less memory; gradients of "
         f"{off['parameters']} parameters differ by {off['largest_relative_difference']:.1e} at most"
     )
 
@@ -45,7 +48,7 @@ def main() -> None:
         retrieve = compare(work, window(work, 8), options.repeats)
     result: dict[str, Any] = {
         "command": f"python -m benchmarks.training --configfile {options.configfile}",
-        "machine": {**dict(machine()), "threads": torch.get_num_threads()},
+        "machine": {**dict(machine()), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]},
         "versions": versions(),
         "retrieve": retrieve,
     }

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training.naive import naive_loss
 from benchmarks.training.work import Work
@@ -41,19 +43,23 @@ def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]
     work.model.train()
     seen = {name: _whole_window(work.model, ways[name], orders[name]) for name in ways}
     times: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, step in ways.items():  # in turn: whatever else the machine does hits both
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             for rows in orders[name]:
                 work.model.zero_grad(set_to_none=True)
                 loss, terms = step(rows)
                 (loss / terms).backward()
             times[name].append((time.perf_counter() - started) / len(dealt))
+            processor[name].append((time.process_time() - worked) / len(dealt))
     out: dict[str, Any] = {}
     for name in ways:
         out[name] = {
             "seconds_per_step": float(np.median(times[name])),
             "samples_per_second": work.pool.batch / float(np.median(times[name])),
+            "processor_seconds_per_step": float(np.median(processor[name])),
+            "operations_per_step": seen[name]["operations"] / len(dealt),
             "peak_live_bytes": seen[name]["peak"],
             "loss": seen[name]["loss"],
             "supervised_tokens": seen[name]["terms"],
@@ -61,15 +67,17 @@ def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]
         }
     out["speedup"] = out["naive"]["seconds_per_step"] / out["ours"]["seconds_per_step"]
     out["speedup_of_rounds"] = [a / b for a, b in zip(times["naive"], times["ours"], strict=True)]
+    for what in ("processor_seconds", "operations"):  # these say the same on a busy machine
+        out[f"{what}_ratio"] = out["naive"][f"{what}_per_step"] / out["ours"][f"{what}_per_step"]
     out["memory_ratio"] = out["naive"]["peak_live_bytes"] / out["ours"]["peak_live_bytes"]
     out["gradients"] = difference(seen["ours"]["gradients"], seen["naive"]["gradients"])
     return out
 
 
 def _whole_window(model: Any, step: Step, order: list[np.ndarray]) -> dict[str, Any]:
-    """Loss and gradients summed over all steps, and the largest peak of live bytes beside the weights."""
+    """Loss and gradients summed over all steps, the largest peak of live bytes beside the weights, and the operations."""
     model.zero_grad(set_to_none=True)
-    loss, terms, peak = 0.0, 0, 0
+    loss, terms, peak, operations = 0.0, 0, 0, 0
     for rows in order:
         with LiveBytes() as live:
             own = sum(live_parameter(live, parameter) for parameter in model.parameters())
@@ -79,7 +87,12 @@ def _whole_window(model: Any, step: Step, order: list[np.ndarray]) -> dict[str, 
             del part
         peak = max(peak, live.peak - own)
     gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    return {"loss": loss / terms, "terms": terms, "peak": peak, "gradients": gradients}
+    for rows in order:
+        model.zero_grad(set_to_none=True)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # attention as products, counted
+            step(rows)[0].backward()
+        operations += counter.get_total_flops()
+    return {"loss": loss / terms, "terms": terms, "peak": peak, "operations": operations, "gradients": gradients}
 
 
 def live_parameter(live: LiveBytes, parameter: Tensor) -> int:

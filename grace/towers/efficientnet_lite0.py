@@ -47,6 +47,11 @@ class EfficientNetLite0Tower:
         self._text_backbone: backbones.TextBackbone | None = None
         self._known: dict[str, int] | None = None
 
+    @property
+    def model(self) -> Heads:
+        """What was trained here; the backbones are those of the pinned packages."""
+        return self.heads
+
     def encode_images(self, images: list[Image.Image]) -> tuple[Tensor, Tensor]:
         self._image_backbone = self._image_backbone or backbones.ImageBackbone(self.settings.grid)
         return self._of_features(self._image_backbone.features(images))

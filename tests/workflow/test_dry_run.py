@@ -109,8 +109,8 @@ def test_several_processes_are_started_by_torchrun(workflow):
     overlay = workflow.overlay("processes", {"resources": {"processes": 2, "gpus": 2}})
     done = workflow("-n", "-p", overlays=(overlay,))
     said = done.stdout + done.stderr
-    assert "python -m torch.distributed.run --standalone --nproc-per-node 2 -m grace train" in said
-    assert "python -m torch.distributed.run --standalone --nproc-per-node 2 -m grace retrieve" not in said
+    assert "python -m grace.training.launch --standalone --nproc-per-node 2 -m grace train" in said
+    assert "python -m grace.training.launch --standalone --nproc-per-node 2 -m grace retrieve" not in said
 
 
 @pytest.mark.parametrize(
