@@ -1,7 +1,9 @@
 """Beam search of transformers over a Flamingo, as open_flamingo's `Flamingo.generate` calls it.
 
-One thing is spared it: the pad image is resampled once and not for every query and beam, as in our own search. What may
-follow a prefix comes from nested dictionaries by way of `prefix_allowed_tokens_fn`, the published way.
+One thing is spared it: the pad image is resampled once and not for every query and beam. As published, every beam then has
+its copy of the image, whose keys and values every cross-attention computes in every pass; `share_image` spares it that
+too, as our own search does. What may follow a prefix comes from nested dictionaries by way of `prefix_allowed_tokens_fn`,
+the published way.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from benchmarks.decoding.models import Model
 @torch.inference_mode()
 def generate(
     model: Model, prompts_BL: Tensor, allowed: Callable[[list[int]], list[int]], depth: int, beams: int, cached: bool,
-    scores: bool = False,
+    scores: bool = False, share_image: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The best `beams` identifiers of every query, int64 [B, K, depth], and their scores, f32 [B, K], if asked for."""
     words, end, length = model.flamingo.lang_encoder, model.vocabulary.end, prompts_BL.shape[1]
     words._use_cached_vision_x = True
     try:
-        media = model.media.expand(len(prompts_BL) * beams, -1, -1, -1)
+        media = model.media if share_image else model.media.expand(len(prompts_BL) * beams, -1, -1, -1)
         for layer in words._get_decoder_layers():
             layer.condition_vis_x(media)
         out = words.generate(

@@ -23,7 +23,11 @@ SHAPES = {
     "digits_L8": "digits, L = 8",
 }
 STRUCTURES = ("dictionaries", "marisa-trie", "level order")
-SEARCHES = ("Hugging Face without cache", "Hugging Face with cache", "grace", "grace, leaves at once")
+SEARCHES = (
+    *("Hugging Face without cache", "Hugging Face without cache, image shared"),
+    *("Hugging Face with cache", "Hugging Face with cache, image shared"),
+    *("grace", "grace, leaves at once"),
+)
 
 
 def read_benchmark(named: str, results: Path) -> dict[str, Any] | None:

@@ -124,7 +124,9 @@ def expand(
         offsets = torch.arange(trie.fan_out[depth], device=device)
         absent = offsets >= number[..., None]
         children = (first[..., None] + offsets).masked_fill_(absent, 0)
-        grown = logits_BKV.gather(2, trie.tokens_into(children).flatten(2)).view_as(children).masked_fill_(absent, MINUS)
+        grown = (
+            logits_BKV.gather(2, trie.tokens_into(children).flatten(2)).view_as(children).masked_fill_(absent, MINUS)
+        )
         valid.append(grown)
     base = rule.base(logits_BKV, depth, torch.cat(valid, -1) if rule.normalisation == "children" else None)
     base = torch.where(beam.scores > MINUS, base, 0.0)  # an empty place has no children: their base is -inf
