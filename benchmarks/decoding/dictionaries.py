@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,31 +27,23 @@ class Dictionaries:
     @classmethod
     def build(cls, tokens_SL: np.ndarray) -> tuple[Dictionaries, float]:
         """The trie, and the seconds of its construction from lists of ints."""
-        root: dict = {}
-        seconds = 0.0
-        for first in range(0, len(tokens_SL), ROWS):
-            sequences = tokens_SL[first : first + ROWS].tolist()
-            start = time.perf_counter()
-            for sequence in sequences:
-                node = root
-                for token in sequence:
-                    below = node.get(token)
-                    if below is None:
-                        below = node[token] = {}
-                    node = below
-            seconds += time.perf_counter() - start
-        return cls(root), seconds
+        return cls._timed(tokens_SL, _add_all)
 
     @classmethod
     def build_as_published(cls, tokens_SL: np.ndarray) -> tuple[Dictionaries, float]:
         """The same by a recursion on slices, as GENRE and GRACE published it."""
+        return cls._timed(tokens_SL, _add_all_as_published)
+
+    @classmethod
+    def _timed(
+        cls, tokens_SL: np.ndarray, add_all: Callable[[list[list[int]], dict], None]
+    ) -> tuple[Dictionaries, float]:
         root: dict = {}
         seconds = 0.0
         for first in range(0, len(tokens_SL), ROWS):
             sequences = tokens_SL[first : first + ROWS].tolist()
             start = time.perf_counter()
-            for sequence in sequences:
-                _add(sequence, root)
+            add_all(sequences, root)
             seconds += time.perf_counter() - start
         return cls(root), seconds
 
@@ -71,6 +64,21 @@ class Dictionaries:
     def load(cls, path: Path) -> Dictionaries:
         with open(path, "rb") as file:
             return cls(pickle.load(file))  # of our own, just written
+
+
+def _add_all(sequences: list[list[int]], root: dict) -> None:
+    for sequence in sequences:
+        node = root
+        for token in sequence:
+            below = node.get(token)
+            if below is None:
+                below = node[token] = {}
+            node = below
+
+
+def _add_all_as_published(sequences: list[list[int]], root: dict) -> None:
+    for sequence in sequences:
+        _add(sequence, root)
 
 
 def _add(sequence: list[int], node: dict) -> None:
