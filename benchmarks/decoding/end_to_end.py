@@ -79,7 +79,7 @@ def measure(name: str, settings: dict[str, Any], sizes: dict[str, Any]) -> list[
     none = {"same_share": None, "score_gap": None}
     rows = []
     for peer, (cached, share_image) in PEERS.items():
-        if not cached and not settings["without_cache"]:
+        if (not cached and not settings["without_cache"]) or (share_image and not settings["image_shared"]):
             continue
         answers: list[Tensor] = []
         seconds = timed(lambda c=cached, s=share_image, a=answers: a.append(transformers(c, s)[0]), repeats)

@@ -6,6 +6,7 @@ from typing import Any
 
 _FLAMINGO = {
     "architecture": "opt", "cross_attention_every": 2, "dtype": "float32", "scores": True, "without_cache": True,
+    "image_shared": True,
 }  # fmt: skip
 _14M = {**_FLAMINGO, "width": 256, "layers": 7, "heads": 8, "vocabulary": 2048}
 _160M = {**_FLAMINGO, "width": 768, "layers": 12, "heads": 12, "vocabulary": 50_280, "cross_attention_every": 3}
@@ -22,13 +23,13 @@ FULL: dict[str, dict[str, Any]] = {
     },
     "selection": {
         "settings": {"k256_L4": [2048, 50_280], "k32_L5": [50_280]}, "identifiers": [123_000, 10_000_000],
-        "queries": 64, "beams": 10, "repeats": 15, "peer_repeats": 5,
+        "queries": 64, "beams": 10, "repeats": 15, "peer_repeats": 3,
     },
     "end_to_end": {
         "models": {
             "14M": {**_14M, "queries": 16, "repeats": 3},
             "160M": {**_160M, "queries": 2, "repeats": 3},
-            "1.3B": {**_1300M, "queries": 1, "repeats": 1, "without_cache": False},
+            "1.3B": {**_1300M, "queries": 1, "repeats": 1, "without_cache": False, "image_shared": False},
         },
         "shape": "k256_L4", "identifiers": 123_000, "beams": 10, "prompt_tokens": 24,
     },
