@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.retrieval.hypotheses import MINUS, Beams
+from grace.retrieval.hypotheses import MINUS, Beams, log_normaliser
 from grace.trie import Trie
 
 
@@ -55,7 +55,7 @@ def score_leaves(
     cache.reorder_cache(rows.flatten())
     hidden, _ = model.hidden_states(fed, media_1NC, past_key_values=cache)
     scores = beam.scores.gather(1, origin)
-    base = logits_BKV.logsumexp(-1)
+    base = log_normaliser(logits_BKV)
     first = torch.where(ahead[..., 0] >= 0, ahead[..., 0], trie.end)
     scores = scores + (
         logits_BKV.flatten(0, 1)[rows.flatten(), first.flatten()].view_as(scores) - base.gather(1, origin)
@@ -64,7 +64,7 @@ def score_leaves(
         logits = model.head(hidden[:, place]).float()
         following = ahead[..., place + 1] if place + 1 < left else torch.full_like(ahead[..., 0], -1)
         wanted = torch.where(following >= 0, following, trie.end)
-        gain = logits.gather(1, wanted.view(-1, 1))[:, 0] - logits.logsumexp(-1)
+        gain = logits.gather(1, wanted.view(-1, 1))[:, 0] - log_normaliser(logits)
         scores = scores + gain.view_as(scores).masked_fill(ahead[..., place] < 0, 0.0)  # it had ended before
     done = Beams(scores.masked_fill(~real, MINUS), nodes, tokens)
     return done.scores, done, len(fed) * left

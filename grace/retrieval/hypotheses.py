@@ -47,7 +47,7 @@ class Rule:
     def base(self, logits: Tensor, depth: int, valid: Tensor) -> Tensor:
         """What is taken off a logit, f32 [...], for logits [..., V] at `depth`; `valid` are those of the children."""
         if self.normalisation == "full":
-            return logits.logsumexp(-1)
+            return log_normaliser(logits)
         if self.normalisation == "children":
             return valid.logsumexp(-1)
         if self.levels is None:
@@ -56,6 +56,22 @@ class Rule:
 
 
 FULL = Rule()
+
+AT_ONCE = 2**19
+"""Logits whose log-sum-exp a processor takes at once: two megabytes stay in its cache."""
+
+
+def log_normaliser(logits: Tensor) -> Tensor:
+    """Log-sum-exp of the last dimension, f32 [...].
+
+    On a processor some rows at a time: torch's writes its differences and exponentials to memory as large as the logits,
+    and finding that memory takes longer than the arithmetic. The result is the same to the bit.
+    """
+    if logits.device.type != "cpu" or logits.numel() <= AT_ONCE:
+        return logits.logsumexp(-1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    parts = rows.split(max(1, AT_ONCE // logits.shape[-1]))
+    return torch.cat([part.logsumexp(-1) for part in parts]).view(logits.shape[:-1])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from grace.retrieval.best_first import exact_search
 from grace.retrieval.captions import beam_captions, sample_captions
 from grace.retrieval.fan_out import leaves_below, most_below
 from grace.retrieval.generative import generative_search
-from grace.retrieval.hypotheses import Beams, Rule
+from grace.retrieval.hypotheses import AT_ONCE, Beams, Rule, log_normaliser
 from grace.trie import Trie
 
 SETTINGS = {"perceiver_latents": 4, "cross_attention_every": 1}
@@ -230,6 +230,15 @@ def test_exact_search_with_more_places_than_leaves(parts) -> None:
     media = model.resample(torch.zeros(1, 5, 16))
     found = exact_search(model, torch.tensor(prompts.retrieve(["x"])), media, trie, 1, 10)
     assert int((found.nodes >= 0).sum()) == 3
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1000), (2, 3, AT_ONCE // 4), (2, 1, AT_ONCE + 1)])
+def test_the_normaliser_in_pieces_is_the_same_to_the_bit(shape) -> None:
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 9
+    logits[0, 0, ::2] = -torch.inf
+    assert torch.equal(log_normaliser(logits), logits.logsumexp(-1))
+    turned = logits.transpose(0, 1)  # not contiguous
+    assert torch.equal(log_normaliser(turned), turned.logsumexp(-1))
 
 
 def searched(parts, per_image: int, number: int, **settings) -> tuple[dict, dict, dict]:
