@@ -119,15 +119,15 @@ def _without_warnings() -> Iterator[None]:
 
 def images(config: Config) -> tuple[int, int, int] | None:
     """Images of the train, val and test split; None where only the data can tell."""
+    if config.dataset.source == "scenes":
+        s = config.dataset.scenes
+        return s.train_images, s.val_images, s.test_images
     made = Path(config.output) / config.dataset.name / "dataset" / "images.parquet"
     if made.exists():
         import pandas as pd
 
         splits = pd.read_parquet(made, columns=["split"])["split"].value_counts()
         return tuple(int(splits.get(split, 0)) for split in ("train", "val", "test"))
-    if config.dataset.source == "scenes":
-        s = config.dataset.scenes
-        return s.train_images, s.val_images, s.test_images
     if config.dataset.source == "karpathy":
         given = config.dataset.karpathy
         counts = KARPATHY.get(given.download)

@@ -178,9 +178,12 @@ def whole_model(engine: Any, training: Training, shell: nn.Module | None) -> Ite
 
 
 def _import_deepspeed() -> Any:
-    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}.items():
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
         os.environ.setdefault(name, str(value))
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    if world_size() == 1 and not torch.distributed.is_initialized():
+        # A group of one needs no port; one that was found free may be another training's by the time it is bound.
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
@@ -188,11 +191,3 @@ def _import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would compile C++ for a minute
     return deepspeed
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
