@@ -4,7 +4,7 @@
                                   [--sizes full|toy]
 
 With `full` everything takes about 20 minutes on two cores and 6 GB; nothing else should run meanwhile. A file that holds other
-parts of the same sizes keeps them. The exit code says that the parts ran, never how fast they were.
+parts of the same sizes, made on the same machine with the same versions, keeps them. The exit code says that the parts ran, never how fast they were.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from benchmarks.decoding.sizes import SIZES
 from grace.files import read_json, write_json
 from grace.provenance import versions
 from grace.report.costs import machine
+from grace.report.decoding import FORMAT
 
-FORMAT = "grace-decoding-benchmark-1"
 PARTS = {"trie": tries.run, "selection": selection.run, "end_to_end": end_to_end.run, "dense": dense.run}
 
 
 def run(output: Path, parts: list[str], sizes: str) -> dict[str, Any]:
     """Run `parts`, write `output` and return what it holds."""
     old = read_json(output, "benchmark") if output.exists() else {}
-    kept = old.get("format") == FORMAT and old["sizes"] == SIZES[sizes]
-    result: dict[str, Any] = {
+    here: dict[str, Any] = {
         "format": FORMAT, "machine": dict(machine()) | {"Threads used": str(torch.get_num_threads())},
         "versions": versions() | {"marisa-trie": version("marisa-trie")}, "sizes": SIZES[sizes],
-        "parts": old["parts"] if kept else {}, "seconds": old["seconds"] if kept else {},
     }  # fmt: skip
+    kept = all(old.get(key) == value for key, value in here.items())
+    result = {**here, "parts": old["parts"] if kept else {}, "seconds": old["seconds"] if kept else {}}
     for part in parts:
         print(f"{part}:", flush=True)
         start = time.perf_counter()

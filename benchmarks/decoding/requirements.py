@@ -32,6 +32,7 @@ def _trie(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
             continue
         at = f"{shape}, {number:,} identifiers"
         peer = table[shape, number, "dictionaries"]
+        yield f"{at}: structures that allow the same tokens", _agreeing(rows, shape, number), 1.0, True
         yield f"{at}: build, times faster than nested dictionaries", _ratio(peer, row, "build_s"), 40, True
         yield f"{at}: load, times faster than the pickle", _ratio(peer, row, "load_s"), 1000, True
         if number == 10_000_000:
@@ -48,6 +49,8 @@ def _selection(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
         at = f"{shape}, vocabulary {vocabulary:,}"
         peer = table[shape, vocabulary, number, "Hugging Face over dictionaries"]
         limit = 1 / 10 if vocabulary <= 2048 else 1 / 4
+        of = [other for other in rows if other["vocabulary"] == vocabulary]
+        yield f"{at}, {number:,} identifiers: ways that select the same", _agreeing(of, shape, number), 1.0, True
         yield (
             f"{at}, {number:,} identifiers: selection step, share of Hugging Face's",
             _ratio(row, peer, "whole_s"), limit, False,
@@ -67,6 +70,12 @@ def _end_to_end(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
             times = _ratio(table[model, peer], row, "seconds")
             yield f"{model}: search, times faster than {peer}", times, limit, True
         yield f"{model}: share of queries with the same ten identifiers in the same order", row["same_share"], 1.0, True
+
+
+def _agreeing(rows: Rows, shape: str, number: int) -> float:
+    """The share of the rows of one trie whose answers were those of all the others."""
+    same = [row["same"] for row in rows if (row["shape"], row["identifiers"]) == (shape, number)]
+    return sum(same) / len(same)
 
 
 def _ratio(one: dict[str, Any], other: dict[str, Any], key: str) -> float:

@@ -50,7 +50,7 @@ def measure(name: str, shape: str, number: int, sizes: dict[str, Any]) -> dict[s
     """One structure over one set; `answers` stands for what may follow many prefixes, after the load."""
     kind = STRUCTURES[name]
     tokens_SL = identifier_set(shape, number)
-    repeats = sizes["repeats"] if number < 500_000 or kind is LevelOrder else 1
+    repeats = sizes["repeats"] if number < 5_000_000 or kind is LevelOrder else 1
     row: dict[str, Any] = {"shape": shape, "identifiers": number, "structure": name}
     before = psutil.Process().memory_info().rss
     built, seconds = kind.build(tokens_SL)

@@ -87,7 +87,9 @@ def test_dense_part_and_the_file(tmp_path: Path) -> None:
     assert json.loads(output.read_text()) == made
     systems = {(row["system"], row["images"]) for row in made["parts"]["dense"]}
     assert ("FAISS flat", 500) in systems and ("FAISS IVF", 2000) in systems and ("FAISS HNSW", 500) in systems
-    assert all(row["recall"] >= 0.95 for row in made["parts"]["dense"])
+    recalls = {row["system"]: row["recall"] for row in made["parts"]["dense"]}
+    assert recalls.pop("grace") is None, "random weights have no recall"
+    assert all(recall >= 0.95 for recall in recalls.values())
     assert f"{dense._round(made['crossover']['here']):,}" in made["crossover"]["said"]
 
 
@@ -103,14 +105,15 @@ def test_at_the_crossover_of_the_roofline_both_sides_take_as_long() -> None:
 def test_requirements_are_computed_from_the_rows_and_can_fail() -> None:
     def row(structure: str, build: float, load: float) -> dict:
         return {"shape": "k256_L4", "identifiers": 10_000_000, "structure": structure, "build_s": [build],
-                "load_s": [load], "bytes": 1}  # fmt: skip
+                "load_s": [load], "bytes": 1, "same": build < 2}  # fmt: skip
 
     def holds(build: float, load: float) -> dict[str, bool]:
         rows = [row("dictionaries", 60.0, 10.0), row("marisa-trie", 9.0, 1.0), row("level order", build, load)]
+        rows = [{**made, "same": rows[-1]["same"]} for made in rows]
         return {v["claim"].split(": ")[1]: v["holds"] for v in verdicts({"trie": rows})}
 
     good, bad = holds(1.0, 0.001), holds(2.5, 0.1)
-    assert len(good) == 3 and all(good.values()) and not any(bad.values())
+    assert len(good) == 4 and all(good.values()) and not any(bad.values())
 
 
 def test_full_sizes() -> None:
