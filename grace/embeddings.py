@@ -32,7 +32,16 @@ from grace.config import Tower
 from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
 from grace.errors import GraceError
-from grace.files import check_output_folder, need, read_array, read_json, replacing_folder, write_array, write_json
+from grace.files import (
+    check_output_folder,
+    check_space,
+    need,
+    read_array,
+    read_json,
+    replacing_folder,
+    write_array,
+    write_json,
+)
 from grace.model.checkpoints import weights_digest
 from grace.towers import open_tower
 
@@ -106,7 +115,7 @@ def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[
     else:
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)
-        _check_space(state, 4 * int(np.prod(shapes[0])) + 2 * int(np.prod(shapes[1])))
+        check_space(state, 4 * int(np.prod(shapes[0])) + 2 * int(np.prod(shapes[1])), "encode")
     arrays = tuple(
         np.lib.format.open_memmap(state / name, mode="r+" if done else "w+", dtype=dtype, shape=shape)
         for name, dtype, shape in zip(ARRAYS, (np.float32, np.float16), shapes, strict=True)
@@ -116,21 +125,12 @@ def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[
 
 
 def _key(tables: DatasetTables, tower: Path, settings: Tower) -> str:
-    """What the arrays depend on: images and their order, the tower's files, settings (photos are checked by the record)."""
-    found = hashlib.sha256(json.dumps([settings.model_dump(mode="json"), tables.images["file"].tolist()]).encode())
+    """What the arrays depend on: images, their order, size and time, the tower's files, settings."""
+    found = hashlib.sha256(json.dumps([settings.model_dump(mode="json"), tables.stamps()]).encode())
     for path in sorted(path for path in tower.rglob("*") if path.is_file()):
         with open(path, "rb") as file:
             found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise GraceError(
-            f"embeddings need {needed / 1e9:.2f} GB on the disk of {folder}, {free / 1e9:.2f} GB are free; make room, or name "
-            "another output"
-        )
 
 
 @dataclass(frozen=True)

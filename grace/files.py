@@ -92,6 +92,17 @@ def remove_leftovers(path: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+def check_space(folder: Path, needed: int, what: str, reserve: int = 0) -> None:
+    """Raise a `GraceError` unless the disk of `folder` has `needed` bytes free, and `reserve` beside."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + reserve:
+        spare = f" and {reserve / 1e9:.1f} GB to spare" if reserve else ""
+        raise GraceError(
+            f"{what} needs {needed / 1e9:.2f} GB{spare} on the disk of {folder}, {free / 1e9:.2f} GB are free; make room, or "
+            "name another folder"
+        )
+
+
 def need(path: Path | str, what: str) -> Path:
     """Return `path` if it exists, else raise a `GraceError` that says which input is missing."""
     path = Path(path)

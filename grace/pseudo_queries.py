@@ -52,6 +52,7 @@ def pseudo_queries(
     with replacing_folder(output, "pseudo_queries") as folder:
         write_table(folder / "pseudo_queries.parquet", table)
         counts = {
+            "source": settings.source,
             "images": len(per_image),
             "pseudo_queries": len(table),
             "fewest": int(per_image.min()),
@@ -107,8 +108,12 @@ def from_train_captions(
     model = open_tower(tower)
     captions_MD = torch.from_numpy(encode_captions(texts, model.encode_text, TEXTS_AT_ONCE))
     images_ND = torch.from_numpy(embeddings_of(images, tables, embeddings))
-    score_MN = (captions_MD @ images_ND.T / model.temperature).log_softmax(1)
-    scores, rows = score_MN.topk(per_image, dim=0)
+    scores, rows = torch.empty(0, len(images_ND)), torch.empty(0, len(images_ND), dtype=torch.long)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):  # of millions of captions the whole matrix fits no memory
+        here_MN = (captions_MD[start : start + TEXTS_AT_ONCE] @ images_ND.T / model.temperature).log_softmax(1)
+        best, chosen = here_MN.topk(min(per_image, len(here_MN)), dim=0)
+        scores, order = torch.cat([scores, best]).topk(min(per_image, len(scores) + len(best)), dim=0)
+        rows = torch.cat([rows, chosen + start]).gather(0, order)
     names = images["image_id"].tolist()
     return pd.DataFrame(
         [

@@ -76,10 +76,11 @@ elif CONFIG.pseudo_queries.source == "nearest":
             gpu=GPU,
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
+            val=VAL,
             stage_version=STAGES["pseudo_queries"],
         shell:
             "python -m grace pseudo_queries --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
-            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+            " --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 else:
 

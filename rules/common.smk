@@ -35,12 +35,6 @@ DATA = f"{OUTPUT}/{CONFIG.dataset.name}"
 RUN = f"{DATA}/{{scheme}}/seed{{seed}}"
 LOGS = f"{OUTPUT}/logs/{CONFIG.dataset.name}"
 TIMES = f"{OUTPUT}/benchmarks/{CONFIG.dataset.name}"
-# A scheme that another one starts from is trained even where it is not asked for.
-FIRST = {"atomic" for scheme in CONFIG.schemes if CONFIG.train.for_scheme(scheme).start_from == "atomic"}
-TRAINED = sorted({*CONFIG.schemes, *FIRST})
-CAPTIONER_IS_READ = CONFIG.pseudo_queries.source == "captioner" or any(
-    CONFIG.train.for_scheme(scheme).start_from == "captioner" for scheme in TRAINED
-)
 SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes for seed in CONFIG.seeds]
 THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
@@ -117,9 +111,9 @@ def wanted(wildcards):
         STOP.update(workflow.dag.untilrules)
         workflow.dag.untilrules.clear()
         return expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
-    made = [output for stage in STAGES if stage != "captioner" or CAPTIONER_IS_READ for output in outputs_of(stage)]
+    made = [output for stage in STAGES if stage != "captioner" or CONFIG.captioner_is_read for output in outputs_of(stage)]
     for needed in (rules.identifiers, rules.train):
-        made += expand(needed.output, scheme=TRAINED, seed=CONFIG.seeds)
+        made += expand(needed.output, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
     return sorted(set(made))
 
 

@@ -4,7 +4,8 @@
                                   [--sizes full|toy]
 
 With `full` everything takes about 20 minutes on two cores and 6 GB; nothing else should run meanwhile. A file that holds other
-parts of the same sizes, made on the same machine with the same versions, keeps them. The exit code says that the parts ran, never how fast they were.
+parts of the same sizes, made on the same machine with the same versions, keeps them. The exit code says that the parts ran,
+never how fast they were.
 """
 
 from __future__ import annotations

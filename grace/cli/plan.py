@@ -28,11 +28,12 @@ def plan_command(
     output: Annotated[Path | None, typer.Option(help="JSON file to write as well")] = None,
 ) -> None:
     """Tell parameters, memory by ZeRO stage, time and disk of a configuration. Needs no weights, data or network."""
+    from grace.config import load
     from grace.files import write_json
     from grace.plan.show import show
-    from grace.plan.stage import Machine, plan, read
+    from grace.plan.stage import Machine, plan
 
-    found = plan(read(configfile), Machine(gpus, gpu_memory, peak_tflops, utilisation, reserve), images)
+    found = plan(load(*configfile), Machine(gpus, gpu_memory, peak_tflops, utilisation, reserve), images)
     if output is not None:
         write_json(output, found)
     show(found)

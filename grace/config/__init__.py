@@ -7,7 +7,7 @@ a test fails when they drift. Every stage reads one section, its *slice*, and is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -84,6 +84,18 @@ class Config(Section):
     report: Report = Report()
     resources: Resources = Resources()
 
+    @property
+    def trained_schemes(self) -> list[str]:
+        """The schemes that are asked for, and atomic where one of them starts from it."""
+        first = {"atomic" for scheme in self.schemes if self.train.for_scheme(scheme).start_from == "atomic"}
+        return sorted({*self.schemes, *first})
+
+    @property
+    def captioner_is_read(self) -> bool:
+        """Whether anything needs the captioner: pseudo-queries, or a training that starts from it."""
+        starts = {self.train.for_scheme(scheme).start_from for scheme in self.trained_schemes}
+        return self.pseudo_queries.source == "captioner" or "captioner" in starts
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         if not self.schemes:
@@ -110,13 +122,27 @@ class Config(Section):
         return self
 
 
-def load(path: Path | str) -> Config:
-    """Read and validate one whole configuration file (YAML)."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GraceError(f"configuration file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return parse(Config, values or {}, f"configuration file {path}")
+def load(*paths: Path | str) -> Config:
+    """Read and validate a configuration: YAML files, later ones laid over earlier ones, all over the defaults."""
+    values: dict[str, Any] = {}
+    for path in map(Path, paths):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise GraceError(f"configuration file {path} does not exist") from None
+        except OSError as error:
+            raise GraceError(f"configuration file {path} cannot be read ({error.strerror})") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if found is not None and not isinstance(found, dict):
+            raise GraceError(f"configuration file {path} holds no keys at its top")
+        values = _laid_over(values, found or {})
+    return parse(Config, values, f"configuration file {', '.join(map(str, paths))}")
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _laid_over(out[key], value) if both else value
+    return out

@@ -19,9 +19,9 @@ from pathlib import Path
 from grace.download.archives import Bounds, unpack_file, unpack_folder
 from grace.download.checksums import WrongFile, record, verify
 from grace.download.sources import SOURCES_FILE, Source, sources_of
-from grace.download.transfer import Patience, check_space, fetch, have_of
+from grace.download.transfer import RESERVE, Patience, fetch, have_of
 from grace.errors import GraceError
-from grace.files import read_json, write_json
+from grace.files import check_space, read_json, write_json
 
 RECEIPT = "download.json"
 SLACK = 2
@@ -70,7 +70,7 @@ def _check_room(missing: list[Source], archives: Path) -> None:
         if not target.exists():
             needed += max(0, (source.size or 0) - have_of(target))
     if missing:
-        check_space(archives, needed, f"{missing[0].dataset}, fetched and unpacked,")
+        check_space(archives, needed, f"{missing[0].dataset}, fetched and unpacked,", RESERVE)
 
 
 def _fetched(source: Source, archives: Path, patience: Patience | None) -> dict[str, int | str]:
@@ -91,7 +91,7 @@ def _fetched(source: Source, archives: Path, patience: Patience | None) -> dict[
 def _unpack(source: Source, archive: Path, folder: Path) -> None:
     target = folder / source.into
     folder.mkdir(parents=True, exist_ok=True)
-    check_space(folder, source.unpacked_bytes, f"unpacking {archive.name}")
+    check_space(folder, source.unpacked_bytes, f"unpacking {archive.name}", RESERVE)
     bounds = Bounds(SLACK * source.files, SLACK * source.unpacked_bytes, source.files)
     if source.files == 1:
         unpack_file(archive, source.take, target, bounds)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import http.client
-import shutil
 import ssl
 import sys
 import time
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from grace.download.checksums import WrongFile, record, verify
 from grace.download.sources import Source
 from grace.errors import GraceError
-from grace.files import read_json, write_json
+from grace.files import check_space, read_json, write_json
 
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 BLOCK = 1 << 18
@@ -92,16 +91,6 @@ def fetch(source: Source, target: Path, patience: Patience | None = None) -> dic
 def have_of(target: Path) -> int:
     """Bytes of `target` that an earlier download left."""
     return _size(_part(target))
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise a `GraceError` unless the disk of `folder` has `needed` bytes free and a reserve."""
-    free = shutil.disk_usage(folder).free
-    if free < needed + RESERVE:
-        raise GraceError(
-            f"{what} needs {needed / 1e9:.2f} GB and {RESERVE / 1e9:.1f} GB to spare on the disk of {folder}, "
-            f"{free / 1e9:.2f} GB are free; make room, or name another folder with --data"
-        )
 
 
 def _patiently(url: str, source: Source, part: Path, patience: Patience) -> None:
@@ -174,7 +163,7 @@ def _receive(url: str, answer, have: int, source: Source, part: Path) -> None:
     if source.size is not None and total is not None and total != source.size:
         raise GiveUp(f"the server announces {total:,} bytes, the file has {source.size:,}")
     total = source.size if source.size is not None else total
-    check_space(part.parent, (total or 0) - start + source.unpacked_bytes, source.file)
+    check_space(part.parent, (total or 0) - start + source.unpacked_bytes, source.file, RESERVE)
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     # a weak ETag may name two different files; If-Range does not take it
     write_json(_note(part), {"url": url, "version": "" if version.startswith("W/") else version})

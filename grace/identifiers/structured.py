@@ -85,7 +85,10 @@ def cluster_paths(
     generator = np.random.default_rng([seed, 2])
     paths: list[list[int]] = [[] for _ in range(len(embeddings))]
     parents, depth = [np.arange(len(embeddings))], 0
-    workers = workers or len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0))
+    workers = workers or min(
+        allowed, int(os.environ.get("OMP_NUM_THREADS") or allowed)
+    )  # Snakemake says a job's threads there
     with (
         threadpool_limits(1),
         ThreadPoolExecutor(workers, initializer=threadpool_limits, initargs=(1,)) as pool,

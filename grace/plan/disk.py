@@ -12,17 +12,17 @@ from grace.plan.parameters import Parameters
 
 def disk(config: Config, tower: TowerShape, images: int, parameters: Parameters, trainings: int) -> dict[str, int]:
     """Bytes by what they are; `trainings`: model folders of schemes and seeds. One training is in progress at a time."""
-    captioner = config.pseudo_queries.source == "captioner" or any(
-        config.train.for_scheme(scheme).start_from == "captioner" for scheme in config.schemes
-    )
     models = trainings * model_file(parameters, config.train)
-    if captioner:
+    if config.captioner_is_read:
         models += model_file(parameters, config.captioner)
+    states = (config.train.keep_states + 1) * state(parameters, config.train)
+    if config.train.validate_every:
+        states += 2 * model_file(parameters, config.train)  # the best model so far, and its successor before it goes
     return {
         "image embeddings (f32)": 4 * images * tower.embedding,
         "visual tokens (f16)": 2 * images * tower.tokens * tower.width,
         "models": models,
-        "training states": (config.train.keep_states + 1) * state(parameters, config.train),
+        "training states": states,
     }
 
 

@@ -39,6 +39,8 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
         "use_parallel_residual": False,
     },
 }  # fmt: skip
+# Weights of the packaged backbone without its classifier (a test counts them).
+EFFICIENTNET_LITE0 = 4_631_000
 # Images of Karpathy's files: train with restval, val, test.
 KARPATHY = {"flickr8k": (6000, 1000, 1000), "flickr30k": (29_000, 1014, 1000), "coco": (113_287, 5000, 5000)}
 
@@ -83,10 +85,9 @@ def tower_shape(tower: Tower) -> TowerShape:
         side = ("patch.", "patch_norm.", "image_")
         count = sum(value.numel() for name, value in model.named_parameters() if name.startswith(side))
         return TowerShape(count, (s.image_size // s.patch_size) ** 2, s.width, s.embedding_dim)
-    if tower.kind != "open_clip":
-        raise GraceError(
-            f"plan: the shape of a tower of the kind {tower.kind} is not known before it is made; plan with open_clip"
-        )
+    if tower.kind == "efficientnet_lite0":
+        s = tower.efficientnet_lite0
+        return TowerShape(EFFICIENTNET_LITE0, s.grid**2, s.embedding_dim, s.embedding_dim)
     import_torchvision()
     import open_clip
 

@@ -39,7 +39,8 @@ def count_parameters(learner: nn.Module, tower: int) -> Parameters:
         trained[_part(name)] += value.numel() if value.requires_grad else 0
     cross = trained["cross_attention"]  # weight decay is theirs alone, so they are a group of their own
     groups = tuple(count for count in (cross, sum(trained.values()) - cross) if count)
-    return Parameters(total, trained, groups, max(value.numel() for value in tensors.values()))
+    largest = max((value.numel() for value in tensors.values() if value.requires_grad), default=0)
+    return Parameters(total, trained, groups, largest)
 
 
 def _part(name: str) -> str:

@@ -5,15 +5,12 @@ python -m grace plan --configfile config/flickr30k.yaml --gpus 4 --gpu-memory 80
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace.config import Config, Training, parse
+from grace.config import Config, Training
 from grace.errors import GraceError
 from grace.plan.activations import Counted, count, fake_learner
 from grace.plan.disk import disk
@@ -27,7 +24,7 @@ from grace.training.deepspeed_engine import effective_stage
 
 GIB = 2**30
 # (ZeRO stage, optimizer on the host)
-STAGES = ((0, False), (1, False), (2, False), (2, True), (3, False), (3, True))
+STAGES = ((0, False), (1, False), (1, True), (2, False), (2, True), (3, False), (3, True))
 
 
 @dataclass(frozen=True)
@@ -37,30 +34,6 @@ class Machine:
     peak_tflops: float  # of one, dense, in the precision of training
     utilisation: float  # share of that peak which model operations reach
     reserve: float  # share of the memory that is left to the runtime and to fragmentation
-
-
-def read(files: Sequence[Path]) -> Config:
-    """The configuration of `files`, later ones laid over earlier ones, all over the defaults."""
-    values: dict[str, Any] = {}
-    for path in files:
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise GraceError(f"configuration file {path} cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if found is not None and not isinstance(found, dict):
-            raise GraceError(f"configuration file {path} holds no keys at its top")
-        values = _laid_over(values, found or {})
-    return parse(Config, values, "configuration " + ", ".join(map(str, files)))
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _laid_over(out[key], value) if both else value
-    return out
 
 
 def plan(
@@ -144,8 +117,7 @@ def largest(of: Memory, more: Memory, shape: Shape, room: float) -> int:
 def _jobs(config: Config, model: Any, said: Lengths, vocabulary: int, tower: Any, machine: Machine) -> list[dict]:
     """Every training of the configuration: model operations of a step, samples a second, hours."""
     wanted: list[tuple[str, Training, int]] = []
-    needs = [config.train.for_scheme(scheme).start_from for scheme in config.schemes]
-    if config.pseudo_queries.source == "captioner" or "captioner" in needs:
+    if config.captioner_is_read:
         wanted.append(("captioner", config.captioner, 1))
     wanted += [(scheme, config.train.for_scheme(scheme), len(config.seeds)) for scheme in config.schemes]
     return [_job(name, training, times, model, said, vocabulary, tower, machine) for name, training, times in wanted]

@@ -21,16 +21,21 @@ EXAMPLES = {"train": 4, "test": 4}
 PAIRS = 4
 """Closest pairs of images shown."""
 SKIPPED_SHOWN = 50
+VALIDATED = "memorised; its captions choose the model"
 ROLES = {"train": "seen in training", "val": "unused", "test": "the gallery and the queries"}
 
 
 def data_card(
-    dataset: DatasetTables, vectors: np.ndarray | None, pictures: Pictures | None, threshold: float
+    dataset: DatasetTables,
+    vectors: np.ndarray | None,
+    pictures: Pictures | None,
+    threshold: float,
+    validated: bool = False,
 ) -> dict[str, Any]:
-    """Everything that the section shows; without `pictures` no example and no pair is shown."""
+    """Everything that the section shows; without `pictures` no example and no pair is shown. `validated`: val had a use."""
     return {
         "facts": facts(dataset),
-        "splits": split_rows(dataset),
+        "splits": split_rows(dataset, validated),
         "examples": [] if pictures is None else examples(dataset, pictures),
         "skipped": skipped(dataset),
         "duplicates": duplicate_rows(dataset, vectors, pictures, threshold),
@@ -63,7 +68,7 @@ SOURCES = {
 }
 
 
-def split_rows(dataset: DatasetTables) -> list[dict[str, str]]:
+def split_rows(dataset: DatasetTables, validated: bool = False) -> list[dict[str, str]]:
     """A row a split: images, captions, captions an image, words a caption."""
     rows = []
     for split in SPLITS:
@@ -73,7 +78,7 @@ def split_rows(dataset: DatasetTables) -> list[dict[str, str]]:
         rows.append(
             {
                 "split": split,
-                "role": ROLES[split],
+                "role": VALIDATED if validated and split == "val" else ROLES[split],
                 "images": f"{len(images):,}",
                 "captions": f"{len(captions):,}",
                 "each": _spread(each, 1) if len(each) else "–",
@@ -127,7 +132,11 @@ def skipped(dataset: DatasetTables) -> dict[str, Any] | None:
 
 
 def duplicate_rows(
-    dataset: DatasetTables, vectors: np.ndarray | None, pictures: Pictures | None, threshold: float
+    dataset: DatasetTables,
+    vectors: np.ndarray | None,
+    pictures: Pictures | None,
+    threshold: float,
+    validated: bool = False,
 ) -> dict[str, Any]:
     """What stands twice: files, pictures, captions; `pairs` are the closest pictures."""
     rows: list[tuple[str, str, str]] = []

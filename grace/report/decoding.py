@@ -131,7 +131,8 @@ def dense_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """A row a system and gallery size, by size."""
     return [
         {
-            "system": row["system"], "images": f"{row['images']:,}", "recall": "–" if row["recall"] is None else f"{row['recall']:.3f}",
+            "system": row["system"], "images": f"{row['images']:,}",
+            "recall": "–" if row["recall"] is None else f"{row['recall']:.3f}",
             "effort": row["effort"], "p50": seconds(row["one"]["p50_s"]), "p95": seconds(row["one"]["p95_s"]),
             "batch": seconds(row["batch_s"] / row["batch"]), "bytes": f"{row['bytes_an_image']:,.1f}",
             "constant": f"{row['constant_bytes'] / 1e6:,.0f} MB",

@@ -73,7 +73,9 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "queries": len(inputs.gold),
         "gallery": len(inputs.dataset.gallery),
         "dataset_name": inputs.dataset.summary["name"],
-        "data": data_card(inputs.dataset, inputs.vectors, pictures, settings.near_duplicate),
+        "data": data_card(
+            inputs.dataset, inputs.vectors, pictures, settings.near_duplicate, bool(inputs.config.train.validate_every)
+        ),
         "words_figure": words_figure(word_counts(inputs.dataset)),
         "measures": MEASURES,
         "confidence": f"{100 * first['confidence']:g} %",
@@ -107,15 +109,16 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
 
 def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The training logs that exist, by name, and a sentence for each that does not."""
-    trained_here = inputs.config.tower.kind == "scratch"
-    captioned = inputs.config.pseudo_queries.source == "captioner"
+    trained_here = inputs.config.tower.kind != "open_clip"
+    source = inputs.config.pseudo_queries.source
+    borrowed = "were borrowed of the train split" if source == "nearest" else "were read from a file"
     why = {
         "dual encoder": "the tower/metrics.jsonl of this run is missing or empty"
         if trained_here
         else "it comes with its weights and was not trained here",
         "captioner": "the captioner/metrics.jsonl of this run is missing or empty"
-        if captioned
-        else "the pseudo-queries were read from a file, so none was trained",
+        if inputs.config.captioner_is_read
+        else f"the pseudo-queries {borrowed}, so none was trained",
     }
     named = {"dual encoder": "dual encoder (baseline)"}
     found: dict[str, pd.DataFrame] = {}

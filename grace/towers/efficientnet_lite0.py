@@ -108,8 +108,8 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
         write_json(folder / "config.json", {"kind": "efficientnet_lite0", "settings": s.model_dump()})
         texts = tables.captions_of("train")["text"].tolist()
         write_json(folder / "features.json", {"images": _images_key(tables, s), "captions": texts})
-        shutil.copyfile(images.path, folder / "images.npy")
-        shutil.copyfile(captions.path, folder / "captions.npy")
+        shutil.move(images.path, folder / "images.npy")  # not copied: they may be gigabytes
+        shutil.move(captions.path, folder / "captions.npy")
     shutil.rmtree(state)
 
 
@@ -125,7 +125,7 @@ def _images_key(tables: DatasetTables, settings: EfficientNetLite0) -> dict:
     """What the image features depend on, as plain values."""
     return {
         "images_dir": str(tables.images_dir.resolve()),
-        "files": tables.images["file"].tolist(),
+        "files": tables.stamps(),
         "grid": settings.grid,
     }
 

@@ -22,6 +22,12 @@ LICENCES = {
     "openai": "MIT (github.com/openai/CLIP)",
 }
 UNKNOWN = "not known to this project: see its source"
+PSEUDO_QUERIES = {
+    "captioner": "what a captioner of this project wrote",
+    "nearest": "captions that people wrote of train images, borrowed",
+    "file": "what a file gave",
+    "": "what a source that is not recorded gave",
+}
 CHECKPOINT = "its page on the hub names no licence for OpenFlamingo's checkpoints; the code of open_flamingo is MIT"
 
 
@@ -39,7 +45,7 @@ def model_card(config: dict[str, Any], training: Training, tensors: dict[str, Te
         "",
         f"- Data set {data['name']}: {images}.",
         f"- Licence of the data: {data['license'] or UNKNOWN}.",
-        *_seen(scheme, training, config["validation"]),
+        *_seen(scheme, training, config["validation"], config.get("pseudo_queries", "")),
         "",
         "## What it is made of",
         "",
@@ -80,7 +86,7 @@ def _what_it_is(scheme: str) -> str:
     )
 
 
-def _seen(scheme: str, training: Training, validation: dict[str, Any] | None) -> list[str]:
+def _seen(scheme: str, training: Training, validation: dict[str, Any] | None, source: str) -> list[str]:
     if scheme == "caption":
         return ["- The train images and their captions; no val or test image."]
     images = "train and test" if training.memorize_images == "all" else "test"
@@ -89,7 +95,7 @@ def _seen(scheme: str, training: Training, validation: dict[str, Any] | None) ->
     )
     return [
         said if training.memorize_batch else "- It has memorised no image.",
-        "- Captions of train images, and captions of gallery images that a machine wrote (pseudo-queries)."
+        f"- Captions of train images, and as captions of gallery images (pseudo-queries) {PSEUDO_QUERIES[source]}."
         if training.pseudo_query_share
         else "- Captions of train images.",
         "- No caption that people wrote of a val or test image was a sample.",
@@ -102,19 +108,20 @@ def _parts(config: dict[str, Any], training: Training, tensors: dict[str, Tensor
     name = f"made from scratch ({flamingo['scratch']['architecture']})" if scratch else flamingo["pretrained"]["model"]
     licence = "that of this project's user" if scratch else LICENCES.get(name, UNKNOWN)
     settings = tower.get("settings", {})
-    encoder = {
-        "scratch": "trained on this data set",
-        "open_clip": f"open_clip {settings.get('model')} ({settings.get('pretrained')})",
-    }
-    tower_licence = (
-        LICENCES.get(str(settings.get("pretrained")), UNKNOWN) if tower.get("kind") == "open_clip" else licence
-    )
+    encoder, tower_licence = {
+        "scratch": ("trained on this data set", "that of this project's user"),
+        "efficientnet_lite0": ("EfficientNet-Lite0 of the package index, heads trained on this data set", UNKNOWN),
+        "open_clip": (
+            f"open_clip {settings.get('model')} ({settings.get('pretrained')})",
+            LICENCES.get(str(settings.get("pretrained")), UNKNOWN),
+        ),
+    }.get(tower.get("kind"), ("not recorded", UNKNOWN))
     numbers = sum(value.numel() for value in tensors.values())
     rows = [
         f"- `model.safetensors`: {numbers:,} numbers: all parts of the model but the vision tower, each tensor once, frozen parts "
         "and merged adapters included.",
         f"- Language model: {name}; licence: {licence}.",
-        f"- Vision tower, frozen and not in this folder: {encoder.get(tower.get('kind'), 'not recorded')}, sha256 of its weights "
+        f"- Vision tower, frozen and not in this folder: {encoder}, sha256 of its weights "
         f"`{tower.get('weights_sha256', 'not recorded')}`; licence: {tower_licence}. Queries do not need it.",
     ]
     if flamingo["checkpoint"]:

@@ -51,8 +51,11 @@ def over_all(values: Tensor, how: str) -> Tensor:
     if world_size() == 1:
         return values
     operation = torch.distributed.ReduceOp.MAX if how == "max" else torch.distributed.ReduceOp.SUM
-    torch.distributed.all_reduce(values, operation)
-    return values / world_size() if how == "mean" else values
+    on_gpu = torch.distributed.get_backend() == "nccl"  # which takes no tensor of the processor
+    reduced = values.to("cuda") if on_gpu else values
+    torch.distributed.all_reduce(reduced, operation)
+    reduced = reduced.to(values.device)
+    return reduced / world_size() if how == "mean" else reduced
 
 
 def make_engine(learner: nn.Module, training: Training, micro_batch: int) -> Any:

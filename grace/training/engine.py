@@ -100,7 +100,9 @@ def train_model(
     with Termination() as termination:
         for step in bar:
             if validation and validation.due(step, training.steps):
+                paused = time.perf_counter()
                 validate(step)
+                began += time.perf_counter() - paused  # samples a second are those of training
                 if found.exhausted:
                     break
             for part in range(training.gradient_accumulation):

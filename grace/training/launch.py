@@ -9,6 +9,7 @@ state (torchrun kills them after 30 seconds); then this ends with their code, 75
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -34,15 +35,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
-    for child in _children(os.getpid()):
-        os.kill(child, number)
+    children = _children(os.getpid())
+    if not children:  # still waiting for other nodes: there is nothing to save
+        sys.exit(128 + number)
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(child, number)
 
 
 def _children(process: int) -> list[int]:
     """The processes that `process` has started, in any of its threads."""
-    return [
-        int(child) for task in Path(f"/proc/{process}/task").glob("*/children") for child in task.read_text().split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError):  # the thread has just ended
+            found += map(int, task.read_text().split())
+    return found
 
 
 if __name__ == "__main__":

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from grace.config import Training
 from grace.errors import GraceError
 from grace.files import read_json, write_json
-from grace.training.deepspeed_engine import is_first_process, learning_rate_factor, wait_for_all, world_size
+from grace.training.deepspeed_engine import (
+    effective_stage,
+    is_first_process,
+    learning_rate_factor,
+    wait_for_all,
+    world_size,
+)
 from grace.training.safe_state import loading_tensors_only
 from grace.training.state import TrainingState
 
@@ -37,7 +43,7 @@ def save(engine: Any, state: TrainingState, step: int, training: Training) -> No
         engine.save_checkpoint(str(state.folder), tag=tag, save_latest=False)
         wait_for_all()
         if is_first_process():
-            about = {"step": step, "world_size": world_size(), "zero_stage": training.zero_stage}
+            about = {"step": step, "world_size": world_size(), "zero_stage": effective_stage(training)}
             write_json(state.folder / tag / ABOUT, about)
             state.declare_latest(tag)
             state.keep_newest(training.keep_states)
@@ -83,11 +89,11 @@ def resume(
             state.metrics_until(0)
         return make_engine(), 0
     about = read_json(state.folder / tag / ABOUT, "description of the training state")
-    same = about["world_size"] == world_size() and about["zero_stage"] == training.zero_stage
+    same = about["world_size"] == world_size() and about["zero_stage"] == effective_stage(training)
     if not same and training.resume == "exact":
         raise GraceError(
             f"the state in {state.folder} is of {about['world_size']} processes (ZeRO {about['zero_stage']}), this run has "
-            f"{world_size()} (ZeRO {training.zero_stage}); run with as many, set train.resume: weights to go on with the "
+            f"{world_size()} (ZeRO {effective_stage(training)}); run with as many, set train.resume: weights to go on with the "
             "weights and a new optimizer, or delete the folder to start anew"
         )
     if same:

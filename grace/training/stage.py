@@ -99,6 +99,9 @@ def train(
         "identifiers": assigned.fingerprint,
         "classes": len(model.atomic_head.classes) if scheme == "atomic" else 0,
         "class_width": int(vectors.vectors.shape[1]),
+        "pseudo_queries": read_json(pseudo_queries / "pseudo_queries.json", "counts of pseudo-queries").get(
+            "source", ""
+        ),
         **about(tables, embeddings),
     }
     objective = SCHEMES[scheme].objective

@@ -317,7 +317,7 @@ def test_an_unknown_sum_is_recorded_and_enforced(server, tmp_path, patience):
 
 def test_a_full_disk_is_refused_before_it_starts(server, tmp_path, patience, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage._replace(free=transfer.RESERVE + 18_500))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=transfer.RESERVE + 18_500))
     with pytest.raises(GraceError, match=r"toy, fetched and unpacked, needs .* GB are free"):
         get(tmp_path, patience, server.url("a", "good"))
     assert server.asked == [] and list((tmp_path / "data/archives").iterdir()) == []
@@ -341,7 +341,7 @@ def test_a_disk_that_has_room_for_one_of_two_files_is_refused_before_the_first(s
     table.write_text(table.read_text() + line + "\n")
     usage, unpacked = shutil.disk_usage(tmp_path), sum(map(len, PHOTOS.values()))
     free = transfer.RESERVE + 2 * (len(CONTENT) + unpacked) - 1
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage._replace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
     arguments = {"dataset": "toy", "data": tmp_path / "data", "sources": table, "patience": patience}
     with pytest.raises(GraceError, match="toy, fetched and unpacked, needs"):
         download(**arguments)

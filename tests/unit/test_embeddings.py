@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from grace import embeddings as stage
+from grace import files
 from grace.config import Tower
 from grace.data.images import read_image
 from grace.data.tables import load_dataset
@@ -87,7 +88,7 @@ def test_an_ended_run_is_gone_on_with(world, life):
     assert not (world.folder / "embeddings_state").exists()
 
 
-@pytest.mark.parametrize("changed", ["tower", "settings", "images", "arrays"])
+@pytest.mark.parametrize("changed", ["tower", "settings", "images", "photo", "arrays"])
 def test_other_inputs_begin_anew(world, changed):
     with pytest.raises(KeyboardInterrupt):
         world(life=20)
@@ -96,6 +97,8 @@ def test_other_inputs_begin_anew(world, changed):
         write_json(world.folder / "tower/config.json", {"kind": "other colours"})
     elif changed == "settings":
         settings["encode_batch"] = 2 * BATCH
+    elif changed == "photo":  # another one under its name
+        picture(31).save(world.folder / "dataset/images/3.png")
     elif changed == "images":
         make_dataset(world.folder / "dataset", train=17, val=4, test=8)
     else:
@@ -104,9 +107,9 @@ def test_other_inputs_begin_anew(world, changed):
 
 
 def test_a_full_disk_is_refused_before_the_first_image(world, monkeypatch):
-    usage = stage.shutil.disk_usage(world.folder)
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(GraceError, match=r"embeddings need .* GB on the disk of"):
+    usage = files.shutil.disk_usage(world.folder)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(GraceError, match=r"encode needs .* GB on the disk of"):
         world()
     assert not (world.folder / "embeddings").exists()
 

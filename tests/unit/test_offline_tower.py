@@ -16,6 +16,7 @@ from grace.config import EfficientNetLite0, PseudoQueries, Tower
 from grace.data.tables import load_dataset, write_dataset
 from grace.embeddings import encode, load_embeddings
 from grace.errors import GraceError
+from grace.plan.known import EFFICIENTNET_LITE0
 from grace.pseudo_queries import pseudo_queries
 from grace.towers import backbones, efficientnet_lite0, open_tower, tower
 
@@ -145,6 +146,17 @@ def test_a_state_of_other_photos_is_not_gone_on_with(dataset, stand_ins, tmp_pat
     other = SETTINGS.efficientnet_lite0.model_copy(update={"grid": 1})
     assert efficientnet_lite0._image_features(load_dataset(dataset), other, tmp_path / "state").read().shape[1] == 2
     assert sum(stand_ins) == 36
+    stand_ins.clear()
+    tables = load_dataset(dataset)
+    Image.new("RGB", (9, 9), "black").save(tables.image_path(tables.images["file"][3]))  # another photo, the same name
+    assert efficientnet_lite0._image_features(tables, other, tmp_path / "state").done == 36
+    assert sum(stand_ins) == 36
+
+
+@real
+def test_the_backbone_has_as_many_weights_as_plan_says():
+    network = backbones.ImageBackbone(1).network
+    assert sum(value.numel() for value in network.parameters()) == EFFICIENTNET_LITE0
 
 
 def test_another_data_set_goes_through_the_backbone(dataset, stand_ins, tmp_path):

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from grace.config import Config, Flamingo, Scenes, Training
+from grace.config import Config, Flamingo, Scenes, Training, load
 from grace.errors import GraceError
 from grace.model.flamingo import build
 from grace.plan.activations import count
@@ -21,7 +21,7 @@ from grace.plan.lengths import Lengths, levels
 from grace.plan.memory import memory
 from grace.plan.parameters import Parameters, count_parameters
 from grace.plan.shapes import Shape, Words, batches
-from grace.plan.stage import Machine, largest, plan, read
+from grace.plan.stage import Machine, largest, plan
 from grace.plan.tracker import LiveBytes
 from grace.training.engine import Learner, choose_trainable
 from grace.training.memory import checkpoint_activations
@@ -193,12 +193,12 @@ def test_structured_levels() -> None:
 def test_files_are_laid_over_each_other(tmp_path) -> None:
     (tmp_path / "a.yaml").write_text("train: {steps: 7, learning_rate: 0.5}\nseeds: [1, 2]\n")
     (tmp_path / "b.yaml").write_text("train: {steps: 9}\nseeds: [3]\n")
-    found = read([tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    found = load(tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert (found.train.steps, found.train.learning_rate, found.seeds) == (9, 0.5, (3,))
     (tmp_path / "c.yaml").write_text("train: {stepz: 9}\n")
     for name, said in (("c.yaml", "did you mean 'steps'"), ("none.yaml", "cannot be read")):
         with pytest.raises(GraceError, match=said):
-            read([tmp_path / name])
+            load(tmp_path / name)
 
 
 def test_images_that_nobody_knows_are_asked_for(tmp_path) -> None:
@@ -224,7 +224,7 @@ def no_network(monkeypatch):
 def test_openflamingo_3b_on_four_gpus_offline(monkeypatch) -> None:
     with no_network(monkeypatch):
         short = Lengths(mean=20, longest=24, memorize=14, supervised=6, identifier_tokens=0, source="test")
-        config = read([ROOT / "config" / "flickr30k.yaml"])
+        config = load(ROOT / "config" / "flickr30k.yaml")
         found = plan(config, Machine(gpus=4, gpu_memory=80, peak_tflops=312, utilisation=0.4, reserve=0.1), given=short)
     total = found["parameters"]["total"]
     assert total == {

@@ -105,6 +105,12 @@ def test_a_folder_of_photos(workflow):
     assert done.returncode != 0 and "said.csv" in done.stdout + done.stderr
 
 
+def test_borrowed_pseudo_queries_are_of_val_images_too_where_these_are_used(workflow):
+    values = {"pseudo_queries": {"source": "nearest"}, "train": {"validate_every": 5}}
+    done = workflow("-n", "-p", "--until", "pseudo_queries", overlays=(workflow.overlay("borrowed", values),))
+    assert "--val" in next(line for line in (done.stdout + done.stderr).splitlines() if "grace pseudo_queries" in line)
+
+
 def test_several_processes_are_started_by_torchrun(workflow):
     overlay = workflow.overlay("processes", {"resources": {"processes": 2, "gpus": 2}})
     done = workflow("-n", "-p", overlays=(overlay,))
