@@ -6,7 +6,7 @@
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
 # make test-slurm   the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
 # make test-places  both at once
-# make bench        constrained decoding against its peers: about 20 minutes on 2 cores that do nothing else, 6 GB
+# make bench        constrained decoding against its peers: about 30 minutes on 2 cores that do nothing else, 6 GB
 # make faults       every fault of docs/reliability.md, each five times (an hour or two)
 #
 # Both make .venv with the pinned packages of requirements/ first, once. PYTHON=..., CORES=... and pip's own PIP_* variables

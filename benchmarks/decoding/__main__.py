@@ -3,7 +3,7 @@
     python -m benchmarks.decoding --output results/decoding_benchmark.json [--parts trie selection end_to_end dense]
                                   [--sizes full|toy]
 
-With `full` everything takes about 20 minutes on two cores and 6 GB; nothing else should run meanwhile. A file that holds other
+With `full` everything takes about 30 minutes on two cores and 6 GB; nothing else should run meanwhile. A file that holds other
 parts of the same sizes, made on the same machine with the same versions, keeps them. The exit code says that the parts ran,
 never how fast they were.
 """
