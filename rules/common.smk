@@ -111,7 +111,9 @@ def wanted(wildcards):
         STOP.update(workflow.dag.untilrules)
         workflow.dag.untilrules.clear()
         return expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
-    made = [output for stage in STAGES if stage != "captioner" or CONFIG.captioner_is_read for output in outputs_of(stage)]
+    made = [
+        output for stage in STAGES if stage != "captioner" or CONFIG.captioner_is_read for output in outputs_of(stage)
+    ]
     for needed in (rules.identifiers, rules.train):
         made += expand(needed.output, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
     return sorted(set(made))
