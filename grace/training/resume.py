@@ -27,7 +27,7 @@ from grace.training.deepspeed_engine import (
     wait_for_all,
     world_size,
 )
-from grace.training.safe_state import loading_tensors_only
+from grace.training.safe_state import loading_tensors_only, write_stages_as_numbers
 from grace.training.state import TrainingState
 
 ABOUT = "about.json"  # in every state: its step and what it was saved under
@@ -40,6 +40,7 @@ def save(engine: Any, state: TrainingState, step: int, training: Training) -> No
     """
     tag = f"step{step}"
     with told_where(state, f"the state of step {step}", tag):
+        write_stages_as_numbers()
         engine.save_checkpoint(str(state.folder), tag=tag, save_latest=False)
         wait_for_all()
         if is_first_process():

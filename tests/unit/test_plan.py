@@ -196,7 +196,7 @@ def test_files_are_laid_over_each_other(tmp_path) -> None:
     found = load(tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert (found.train.steps, found.train.learning_rate, found.seeds) == (9, 0.5, (3,))
     (tmp_path / "c.yaml").write_text("train: {stepz: 9}\n")
-    for name, said in (("c.yaml", "did you mean 'steps'"), ("none.yaml", "cannot be read")):
+    for name, said in (("c.yaml", "did you mean 'steps'"), ("none.yaml", "does not exist")):
         with pytest.raises(GraceError, match=said):
             load(tmp_path / name)
 
