@@ -5,6 +5,7 @@ import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import apply_wildcards
 from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
@@ -73,7 +74,7 @@ def memory(mb):
 
     def ask(wildcards, attempt, rulename):
         for log in workflow.get_rule(rulename).log if attempt > 1 else []:
-            log = str(log).format(**wildcards)
+            log = apply_wildcards(str(log), wildcards)  # a path names its wildcards with their constraints
             if was_asked_to_end(log):
                 raise WorkflowError(
                     f"{rulename} was cancelled and is not submitted again; {log} ends: {last_line(log)}"
