@@ -99,6 +99,11 @@ def benchmark_of_decoding(wildcards):
     return [named] if named else [found] if os.path.exists(found) else []
 
 
+def teacher(wildcards):
+    """The tower whose answers a scheme learns from, or none."""
+    return f"{DATA}/tower" if CONFIG.train.for_scheme(wildcards.scheme).distillation else []
+
+
 def wanted(wildcards):
     """What `all` makes: the output of every stage, or with `--until train` the models.
 

@@ -7,6 +7,7 @@ rule train:
         pseudo_queries=rules.pseudo_queries.output[0],
         identifiers=rules.identifiers.output[0],
         start_from=start_from,
+        tower=teacher,
     output:
         directory(f"{RUN}/model"),
     log:
@@ -24,6 +25,7 @@ rule train:
         # resumable state is no output: Snakemake deletes the outputs of a job that fails
         state=f"{RUN}/training_state",
         start_from=lambda wildcards: "--start-from" if start_from(wildcards) else "",
+        tower=lambda wildcards: "--tower" if teacher(wildcards) else "",
         settings=lambda wildcards: as_json(
             flamingo=CONFIG.flamingo,
             training=CONFIG.train.for_scheme(wildcards.scheme),
@@ -33,5 +35,5 @@ rule train:
     shell:
         "{params.launch} -m grace train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
         " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
-        " --identifiers {input.identifiers:q} {params.start_from} {input.start_from:q} --output {output:q}"
+        " --identifiers {input.identifiers:q} {params.start_from} {input.start_from:q} {params.tower} {input.tower:q} --output {output:q}"
         " --state {params.state:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

@@ -151,6 +151,9 @@ def train_command(
     start_from: Annotated[
         Path | None, typer.Option(help="model folder whose weights to start from: the captioner's, or atomic's")
     ] = None,
+    tower: Annotated[
+        Path | None, typer.Option(help="tower folder whose text embeddings to learn from (distillation)")
+    ] = None,
     settings: Settings = "{}",
 ) -> None:
     """Train one scheme (settings: {"flamingo": ..., "training": ..., "atomic_head": ...})."""
@@ -164,6 +167,7 @@ def train_command(
         "pseudo_queries": pseudo_queries,
         "identifiers": identifiers,
         "start_from": start_from,
+        "tower": tower,
     }
     said = {"scheme": scheme, **given.model_dump(mode="json")}
     with recorded("train", reads=reads, writes=[output], settings=said, seed=seed):

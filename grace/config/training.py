@@ -39,6 +39,11 @@ class Training(Section):
         le=1,
         description="share of the retrieve samples that are pseudo-queries of gallery images; the rest are gold captions of train images",
     )
+    distillation: float = Field(
+        0.0,
+        ge=0,
+        description="weight of what the tower answers to a caption, beside the cross-entropy (docs/training.md): its embedding of it (atomic), its ranking of the gallery (identifiers); 0: none",
+    )
     learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="the learning rate after warm-up: falls to 0 in a line or a cosine, or stays"
@@ -111,6 +116,7 @@ class Captioner(Training):
     memorize_batch: Literal[0] = Field(0, description="the captioner has no memorize samples")
     memorize_images: Literal["all"] = Field("all", description="the captioner has no memorize samples")
     pseudo_query_share: Literal[0] = Field(0, description="the captioner has no pseudo-queries")
+    distillation: Literal[0] = Field(0, description="the captioner has no teacher")
     retrieve_batch: Positive = Field(64, description="captions a step and process")
     validate_every: Literal[0] = Field(0, description="the captioner is not validated: it retrieves nothing")
     steps: Positive = Field(250, description="optimizer steps")
@@ -164,6 +170,7 @@ class SchemeTraining(Section):
     memorize_images: Literal["all", "gallery"] | None = Field(None, description="images that are memorize samples")
     retrieve_batch: Count | None = Field(None, description="retrieve samples a step and process")
     pseudo_query_share: float | None = Field(None, ge=0, le=1, description="share of pseudo-queries among them")
+    distillation: float | None = Field(None, ge=0, description="weight of what the tower answers to a caption")
     learning_rate: Rate | None = Field(None, description="AdamW peak learning rate")
     start_from: Literal["scratch", "captioner", "atomic"] | None = Field(
         None, description="weights that the scheme starts from"

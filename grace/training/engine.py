@@ -28,6 +28,7 @@ from grace.training.deepspeed_engine import (
     whole_model,
     world_size,
 )
+from grace.training.distillation import Teacher
 from grace.training.lora import adapters, add_adapters
 from grace.training.memory import checkpoint_activations
 from grace.training.objectives import OBJECTIVES, media_of
@@ -42,9 +43,12 @@ from grace.training.validation import Validation, Validations
 class Learner(nn.Module):
     """The module that DeepSpeed wraps: a Flamingo and its objective."""
 
-    def __init__(self, flamingo: nn.Module, objective: str, loss_chunk: int = 0) -> None:
+    def __init__(
+        self, flamingo: nn.Module, objective: str, loss_chunk: int = 0, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.flamingo, self.objective, self.loss_chunk = flamingo, OBJECTIVES[objective], loss_chunk
+        self.teacher = teacher
 
     def forward(self, batches: list[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss over all terms of all kinds, nats, and the mean of each kind.
@@ -57,14 +61,14 @@ class Learner(nn.Module):
             if id(batch.visual) not in resampled:
                 resampled[id(batch.visual)] = self.flamingo.resample(batch.visual)
             media = media_of(self.flamingo, batch, resampled[id(batch.visual)])
-            sums[batch.kind] = self.objective(self.flamingo, batch, media, self.loss_chunk)
+            sums[batch.kind] = self.objective(self.flamingo, batch, media, self.loss_chunk, self.teacher)
         total = sum(loss for loss, _ in sums.values()) / sum(terms for _, terms in sums.values())
         return total, {kind: (loss / terms).detach() for kind, (loss, terms) in sums.items()}
 
 
 def train_model(
     model: nn.Module, pools: list[Pool], objective: str, seed: int, embeddings: Embeddings, pad_id: int,
-    training: Training, state: TrainingState, validation: Validation | None = None,
+    training: Training, state: TrainingState, validation: Validation | None = None, teacher: Teacher | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train `model` for `training.steps` steps and return its tensors on the CPU (first process; others: empty).
 
@@ -76,7 +80,7 @@ def train_model(
     shell = hollow(model) if validation and training.zero_stage == 3 else None
     if training.activation_checkpointing:
         checkpoint_activations(model)
-    learner = Learner(model, objective, training.loss_chunk)
+    learner = Learner(model, objective, training.loss_chunk, teacher)
     engine, start = resume(
         state, training, learner, lambda: make_engine(learner, training, sum(pool.batch for pool in pools))
     )

@@ -3,7 +3,7 @@
 A scheme names its objective in `grace.schemes`. An objective maps (model, batch) to (sum of losses in nats, number of
 terms). `generate` stands on the word `id`, the identifier tokens and the end token only; `caption` on the whole caption;
 `classify` is a softmax over all images. `media` are the batch's resampled images if they are at hand, `chunk` is the most
-positions whose logits exist at a time (0: all).
+positions whose logits exist at a time (0: all), `teacher` the tower, where its answers are learned too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from grace.training.distillation import Teacher
 from grace.training.losses import cross_entropy_sum
 from grace.training.samples import Batch
 
@@ -25,20 +26,28 @@ def media_of(model, batch: Batch, resampled: Tensor | None = None) -> Tensor:
     return (model.resample(batch.visual) if resampled is None else resampled).index_select(0, batch.image_of)
 
 
-def generation_loss(model, batch: Batch, media: Tensor | None = None, chunk: int = 0) -> tuple[Tensor, Tensor]:
+def generation_loss(
+    model, batch: Batch, media: Tensor | None = None, chunk: int = 0, teacher: Teacher | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the supervised tokens (GRACE, eq. 1 and 2); the vocabulary head is applied to those alone."""
     media = media_of(model, batch) if media is None else media
     hidden, _ = model.hidden_states(batch.input_ids, media, batch.attention_mask)
-    loss = cross_entropy_sum(model.head, hidden[batch.supervised], batch.next_ids, chunk)
+    soft = teacher.soft_targets(batch) if teacher and batch.teacher is not None else None
+    loss = cross_entropy_sum(model.head, hidden[batch.supervised], batch.next_ids, chunk, soft)
     return loss, torch.tensor(float(len(batch.next_ids)))
 
 
-def classification_loss(model, batch: Batch, media: Tensor | None = None, chunk: int = 0) -> tuple[Tensor, Tensor]:
+def classification_loss(
+    model, batch: Batch, media: Tensor | None = None, chunk: int = 0, teacher: Teacher | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy over all images, read at the last real token."""
     media = media_of(model, batch) if media is None else media
     hidden, _ = model.hidden_states(batch.input_ids, media, batch.attention_mask)
     last = hidden[torch.arange(len(hidden), device=hidden.device), batch.last]
-    return cross_entropy_sum(model.atomic_head, last, batch.labels, chunk), torch.tensor(float(len(last)))
+    loss = cross_entropy_sum(model.atomic_head, last, batch.labels, chunk)
+    if teacher and batch.teacher is not None:
+        loss = loss + teacher.distance(model.atomic_head.queries(last), batch)
+    return loss, torch.tensor(float(len(last)))
 
 
 OBJECTIVES: dict[str, Callable] = {

@@ -11,7 +11,8 @@ A scheme's targets are identifier tokens and the end token; atomic has a class n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,13 @@ class Pool:
 
 def scheme_pools(
     tables: DatasetTables, identifiers: IdentifierTables, pseudo_queries: Path, prompts: Prompts, training: Training,
-    limit: int | None,
+    limit: int | None, teacher: Callable[[list[str]], np.ndarray] | None = None,
 ) -> list[Pool]:  # fmt: skip
-    """The pools of one scheme; batch sizes of zero leave a pool out. `limit`: longest sequence that the model reads."""
+    """The pools of one scheme; batch sizes of zero leave a pool out. `limit`: longest sequence that the model reads.
+
+    `teacher`: captions to their embeddings, f32 [n, D]. The samples that learn from it hold them: all captions of atomic, whose
+    query vector is the same for any image; else the pseudo-queries, as it is the gallery that the tower ranks.
+    """
     table = identifiers.table
     row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
     atomic = identifiers.scheme == "atomic"
@@ -53,13 +58,13 @@ def scheme_pools(
         pools.append(_pool("memorize", prompt_ids, chosen, rows, prompts, atomic, training.memorize_batch))
     if gold:
         pairs = tables.captions_of("train")[["image_id", "text"]]
-        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, gold))
+        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, gold, teacher if atomic else None))
     if pseudo:
         pairs = read_table(pseudo_queries / "pseudo_queries.parquet", "pseudo-queries", ["image_id", "text"])
         strangers = set(pairs["image_id"]) - set(table["image_id"][table["split"] != "train"])
         if strangers:
             raise GraceError(f"pseudo-queries name images that are not in the gallery, such as {min(strangers)}")
-        pools.append(_text_pool("pseudo", pairs[["image_id", "text"]], table, prompts, atomic, pseudo))
+        pools.append(_text_pool("pseudo", pairs[["image_id", "text"]], table, prompts, atomic, pseudo, teacher))
     for pool in pools:
         check_lengths(pool.samples.lengths().tolist(), limit, f"{pool.kind} sample")
         if not len(pool.samples):
@@ -78,14 +83,19 @@ def caption_pools(tables: DatasetTables, prompts: Prompts, batch: int, limit: in
     return [Pool("caption", samples, batch)]
 
 
-def _text_pool(kind: str, pairs: pd.DataFrame, table: pd.DataFrame, prompts: Prompts, atomic: bool, batch: int) -> Pool:
+def _text_pool(
+    kind: str, pairs: pd.DataFrame, table: pd.DataFrame, prompts: Prompts, atomic: bool, batch: int,
+    teacher: Callable[[list[str]], np.ndarray] | None,
+) -> Pool:  # fmt: skip
     """Texts with every identifier of their image (semantic identifiers: not the text itself, which would be copied)."""
     joined = pairs.merge(table[["image_id", "tokens", "text"]], on="image_id", suffixes=("", "_identifier"))
     copies = joined["text"] == joined["text_identifier"]
     single = joined.groupby("image_id")["text_identifier"].transform("nunique") == 1
     joined = joined[~copies | single].reset_index(drop=True)
     images = np.full(len(joined), PAD_IMAGE, dtype=np.int64)
-    return _pool(kind, prompts.retrieve(joined["text"].tolist()), joined, images, prompts, atomic, batch)
+    texts = joined["text"].tolist()
+    pool = _pool(kind, prompts.retrieve(texts), joined, images, prompts, atomic, batch)
+    return replace(pool, samples=replace(pool.samples, teacher=teacher(texts))) if teacher else pool
 
 
 def _pool(

@@ -30,6 +30,7 @@ class Samples:
     targets: list[list[int]]
     images: np.ndarray  # int64 [n], row of the embeddings or PAD_IMAGE
     labels: np.ndarray  # int64 [n] or [0]
+    teacher: np.ndarray | None = None  # f32 [n, D], the tower's embedding of the prompt's caption (distillation)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -51,6 +52,7 @@ class Batch:
     image_of: Tensor  # int64 [B]: which of them a sequence has
     labels: Tensor  # int64 [B] or [0]
     kind: str
+    teacher: Tensor | None = None  # f32 [B, D]: the tower's embedding of the caption (distillation)
     images: tuple[int, ...] = ()  # rows of the embeddings that `visual` is of, PAD_IMAGE among them
 
     def to(self, device: torch.device) -> Batch:
@@ -123,6 +125,7 @@ def collate(
         image_of=torch.from_numpy(image_of.astype(np.int64)),
         labels=torch.from_numpy(samples.labels[rows]) if len(samples.labels) else torch.empty(0, dtype=torch.long),
         kind=kind,
+        teacher=None if samples.teacher is None else torch.from_numpy(samples.teacher[rows]),
         images=tuple(images.tolist()),
     )
 

@@ -35,6 +35,7 @@ from grace.provenance import provenance
 from grace.schemes import SCHEMES
 from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
+from grace.training.distillation import teacher
 from grace.training.engine import train_model
 from grace.training.head_start import start_projection
 from grace.training.pools import scheme_pools
@@ -58,6 +59,7 @@ def train(
     training: Training,
     atomic_head: Atomic,
     start_from: Path | None = None,
+    tower: Path | None = None,
 ) -> None:
     """Train `scheme` with `seed` and write the model folder `output`; resume from `state` if it holds an unfinished run."""
     if scheme not in SCHEMES:
@@ -75,7 +77,14 @@ def train(
     prompts = Prompts(words)
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
-    pools = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length)
+    guide = None
+    if training.distillation:
+        if tower is None:
+            raise GraceError("train.distillation needs the tower's folder: name it with --tower")
+        guide = teacher(training.distillation, tower, assigned, tables, vectors, prompts)
+    pools = scheme_pools(
+        tables, assigned, pseudo_queries, prompts, training, model.max_length, guide.embed if guide else None
+    )
     if scheme == "atomic" and atomic_head.projection == "regression":
         start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
     settings = {
@@ -105,7 +114,7 @@ def train(
         **about(tables, embeddings),
     }
     objective = SCHEMES[scheme].objective
-    run("train", model, pools, objective, seed, vectors, words, training, state, key, output, config, asks)
+    run("train", model, pools, objective, seed, vectors, words, training, state, key, output, config, asks, guide)
 
 
 def about(tables: DatasetTables, embeddings: Path) -> dict[str, Any]:
@@ -115,13 +124,15 @@ def about(tables: DatasetTables, embeddings: Path) -> dict[str, Any]:
     return {"dataset": summary, "vision_tower": said.get("tower")}
 
 
-def run(stage, model, pools, objective, seed, vectors, words, training, state, key, output, config, asks=None) -> None:
+def run(
+    stage, model, pools, objective, seed, vectors, words, training, state, key, output, config, asks=None, guide=None
+) -> None:
     """Train `model` and write the model folder as an output of `stage`; every process of a distributed run calls this."""
     if config["flamingo"]["language_model"] == "pretrained":  # the folder is to load where no hub can be reached
         config = {**config, "language_model": describe(model.lang_encoder)}
     check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
-        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks)
+        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks, guide)
         if is_first_process():
             where = output.resolve().parent
             with told_where(kept, "the model", folder=where), replacing_folder(output, stage) as folder:
