@@ -93,11 +93,15 @@ def _seen(scheme: str, training: Training, validation: dict[str, Any] | None, so
     said = f"- It has memorised the {images} images" + (
         ", and the val images it was validated on." if validation else "."
     )
+    texts = ["captions of train images"] if training.pseudo_query_share < 1 else []
+    if training.pseudo_query_share:
+        texts.append(f"as captions of gallery images (pseudo-queries) {PSEUDO_QUERIES[source]}")
+    read = ", and ".join(texts)
+    taught = "- What the vision tower answers to these captions was its teacher (distillation)."
     return [
         said if training.memorize_batch else "- It has memorised no image.",
-        f"- Captions of train images, and as captions of gallery images (pseudo-queries) {PSEUDO_QUERIES[source]}."
-        if training.pseudo_query_share
-        else "- Captions of train images.",
+        f"- {read[0].upper()}{read[1:]}.",
+        *([taught] if training.distillation else []),
         "- No caption that people wrote of a val or test image was a sample.",
     ]
 

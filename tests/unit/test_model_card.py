@@ -11,7 +11,7 @@ from grace.training.card import LICENCES, UNKNOWN, model_card
 MPT = "anas-awadalla/mpt-1b-redpajama-200b"
 
 
-def card(tower: dict, source: str = "captioner", language_model: str = "scratch") -> str:
+def card(tower: dict, source: str = "captioner", language_model: str = "scratch", **training) -> str:
     flamingo = Flamingo(
         language_model=language_model, pretrained={"model": MPT} if language_model == "pretrained" else {}
     )
@@ -20,7 +20,7 @@ def card(tower: dict, source: str = "captioner", language_model: str = "scratch"
         "dataset": {"name": "tiny", "license": "", "counts": {"train": {"images": 7}}}, "vision_tower": tower,
         "validation": None, "pseudo_queries": source,
     }  # fmt: skip
-    return model_card(config, Training(pseudo_query_share=0.5, memorize_batch=8), {"w": torch.zeros(5, 2)})
+    return model_card(config, Training(**{"pseudo_query_share": 0.5, "memorize_batch": 8, **training}), {"w": torch.zeros(5, 2)})
 
 
 def line(text: str, start: str) -> str:
@@ -56,6 +56,13 @@ def test_a_tower_has_its_own_licence(kind: str, settings: dict, named: str, lice
 )
 def test_pseudo_queries_are_called_what_they_are(source: str, said: str) -> None:
     assert said in line(card({"kind": "scratch"}, source), "- Captions of train images")
+
+
+def test_what_it_learned_from_is_said() -> None:
+    both, one = card({"kind": "scratch"}), card({"kind": "scratch"}, pseudo_query_share=1.0, distillation=2.0)
+    assert "- Captions of train images, and as captions of gallery images" in both and "teacher" not in both
+    assert "- As captions of gallery images" in one and "aptions of train images, and" not in one
+    assert "its teacher (distillation)" in one
 
 
 def test_numbers_and_data_are_those_of_the_model() -> None:
