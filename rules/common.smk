@@ -3,6 +3,7 @@ import json
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import apply_wildcards
@@ -13,6 +14,7 @@ sys.path.insert(0, workflow.basedir)
 from grace.clock import no_times_to_come
 from grace.config import Config
 from grace.config import parse as parse_config
+from grace.data.listing import listing_digest
 from grace.ending import last_line, was_asked_to_end
 from grace.errors import GraceError
 from grace.schemes import SCHEMES

@@ -67,7 +67,8 @@ elif CONFIG.dataset.source == "folder":
             mem_mb=memory(4000),
             gpu=GPU if FOLDER.captioner else 0,
         params:
-            # the folder of photos is no input, as above: after a change of the photos run `snakemake -R dataset`
+            # the folder of photos is no input, as above; what is in it is a parameter
+            photos=lambda wildcards: listing_digest(Path(FOLDER.images), Path(OUTPUT), FOLDER.captions == "sidecar"),
             name=CONFIG.dataset.name,
             settings=as_json(section=FOLDER),
             stage_version=STAGES["dataset"],

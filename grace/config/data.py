@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from grace.config.base import Count, Name, Positive, Section, Share
 from grace.errors import GraceError
@@ -90,6 +90,14 @@ class Folder(Section):
     seed: Count = Field(0, description="seed of the split and of the captioner")
     max_skipped: Share = Field(0.01, description="largest share of images that may be unusable and left out")
 
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Folder:
+        if self.test_share + self.val_share >= 1:
+            raise ValueError(
+                f"test_share {self.test_share:g} and val_share {self.val_share:g} leave no image to train on; lower them"
+            )
+        return self
+
 
 class Dataset(Section):
     name: Name = Field("scenes", description="name of the data set: its results stand in {output}/{name}/")
@@ -100,3 +108,16 @@ class Dataset(Section):
     scenes: Scenes = Scenes()
     karpathy: Karpathy = Karpathy()
     folder: Folder = Folder()
+
+    @model_validator(mode="after")
+    def _source_is_said(self) -> Dataset:
+        given = {
+            "folder": self.folder.images,
+            "karpathy": self.karpathy.json_file or self.karpathy.images or self.karpathy.download,
+        }
+        for source, value in given.items():
+            if value and self.source == "scenes":
+                raise ValueError(
+                    f"dataset.{source} names {value!r}, but dataset.source is scenes; set source: {source}"
+                )
+        return self

@@ -13,7 +13,6 @@ stays, with the captions of all. The split is drawn by the seed from the sorted 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -23,18 +22,15 @@ import pandas as pd
 
 from grace.config import Folder
 from grace.data.duplicates import first_of
-from grace.data.folder_captions import read_captions
+from grace.data.folder_captions import SIDECAR, read_captions
 from grace.data.images import Verdict, check_images
+from grace.data.listing import ENDINGS, image_files
 from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import write_dataset
 from grace.errors import GraceError
 from grace.files import check_output_folder, need, replacing_folder
 
 LICENSE = "yours, or that of whoever took the photographs"
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".ico", ".psd"),  # told as unusable, not overlooked
-)
 SPLIT_NAMES = ("test", "val", "train")
 
 
@@ -74,7 +70,7 @@ def folder(*, output: Path, settings: Folder, name: str) -> None:
         raise GraceError(_no_captions(settings, place))
     rows += [(_id(file), file, "no caption", "has no caption") for file in usable if file not in merged]
     skipped = skipped_table(rows)
-    hint = "mend it, or take it out" if merged else _no_captions(settings, place)
+    hint = "mend them, or take them and their captions out" if merged else _no_captions(settings, place)
     check_bound(
         skipped, len(files) + len(strange), settings.max_skipped, "dataset.folder.max_skipped", str(place), hint
     )
@@ -92,23 +88,6 @@ def folder(*, output: Path, settings: Folder, name: str) -> None:
     with replacing_folder(output, "dataset") as made:
         write_dataset(made, images, table, summary)
         write_skipped(made, skipped)
-
-
-def image_files(place: Path, but_not: Path | None = None) -> list[str]:
-    """Paths (with /, relative to `place`, sorted) of the files that look like images; hidden ones and `but_not` left out."""
-    found = []
-    for parent, folders, names in os.walk(place, onerror=_refuse):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (Path(parent) / name).resolve() != but_not
-        )
-        for name in names:
-            if not name.startswith(".") and name.lower().endswith(ENDINGS):
-                found.append(Path(parent, name).relative_to(place).as_posix())
-    return sorted(found)
-
-
-def _refuse(error: OSError) -> None:
-    raise GraceError(f"folder {error.filename} cannot be read ({error.strerror})")
 
 
 def _merged(
@@ -165,6 +144,11 @@ def _unicode(file: str) -> str:
 
 
 def _no_captions(settings: Folder, place: Path) -> str:
+    if settings.captions == SIDECAR:
+        return (
+            f"no photo in {place} has a text file beside it (cat.txt or cat.jpg.txt beside cat.jpg, a line a caption); write "
+            "them, or name a captioner in dataset.folder.captioner"
+        )
     if settings.captions:
         return f"give captions in {settings.captions}, or name a captioner in dataset.folder.captioner"
     return (

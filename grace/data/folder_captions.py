@@ -89,13 +89,41 @@ def _delimited(file: Any, path: Path, delimiter: str, settings: Folder) -> Itera
     reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
     if reader.fieldnames is None:
         raise GraceError(f"table of captions {path} is empty; its first line must name the columns")
-    for row in reader:
+    header = dict.fromkeys(reader.fieldnames)
+    for name, key in ((settings.file_column, "file_column"), (settings.caption_column, "caption_column")):
+        if (
+            name not in header
+            and len(header) == 1
+            and (other := next((c for c in ";\t|," if c in next(iter(header))), ""))
+        ):
+            raise GraceError(
+                f"table of captions {path}, line 1: the columns are separated by {other!r}; a {path.suffix} file separates them "
+                f"by {delimiter!r}"
+            )
+        _field(header, name, key, f"table of captions {path}, line 1")
+    for row in _until_broken(reader, path):
         if None in row or None in row.values():
             raise GraceError(
                 f"table of captions {path}, line {reader.line_num}: {len(reader.fieldnames)} fields are expected; "
                 "quote a caption that holds the delimiter"
             )
         yield reader.line_num, row
+
+
+def _until_broken(reader: csv.DictReader, path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of `reader`; one that cannot be read is a `GraceError` with the line where it begins."""
+    while True:
+        begins = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise GraceError(
+                f"table of captions {path}, line {begins} cannot be read ({error}); is a quotation mark opened there and not "
+                "closed?"
+            ) from None
+        yield row
 
 
 def _jsonl(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

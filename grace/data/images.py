@@ -5,6 +5,7 @@ several pages gives its first; 16-bit grey keeps its high byte; 32-bit and float
 greatest value; CMYK and palettes are converted.
 
 Left out, each with its reason: `missing`, `empty` (no bytes), `not an image` (none of `FORMATS`, whatever its name says),
+`not supported` (HEIC or AVIF, whatever its name says),
 `broken` (cut off or damaged), `too large` (over `MAX_PIXELS` pixels or `MAX_BYTES` bytes: it is not even decoded),
 `bad name` (no Unicode, or a path out of the folder).
 
@@ -30,6 +31,8 @@ from tqdm import tqdm
 from grace.errors import GraceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+"""What stands after `ftyp` in a file of a phone: a picture that none of `FORMATS` reads."""
 MAX_PIXELS = 2 * 89_478_485
 """Pillow's own limit against decompression bombs: 179 million pixels."""
 MAX_BYTES = 256 << 20
@@ -134,6 +137,8 @@ def _load(content: bytes, draft: bool = False) -> Image.Image:
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()  # verify() does not notice a JPEG that was cut off
     except UnidentifiedImageError:
+        if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+            raise Unusable("not supported", "is HEIC or AVIF: convert it to JPEG or PNG") from None
         raise Unusable("not an image", "cannot identify image file") from None
     except Image.DecompressionBombError:
         raise Unusable("too large", f"more than {MAX_PIXELS:,} pixels") from None
@@ -166,7 +171,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
 
 
 def _say(why: Unusable) -> str:
-    if why.reason in ("missing", "bad name", "too large"):
+    if why.reason in ("missing", "bad name", "too large", "not supported"):
         return str(why)
     return f"cannot be read as {', '.join(FORMATS)} ({why})"
 

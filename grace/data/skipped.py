@@ -18,6 +18,9 @@ COLUMNS = ["image_id", "file", "reason", "detail"]
 HARMLESS = ("duplicate",)
 """Reasons that lose nothing: the same picture stays under another name, with all captions."""
 
+NAMED = 20
+"""Images that the error names."""
+
 
 def skipped_table(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
     """Rows (image_id, file, reason, detail) as a table of texts."""
@@ -31,11 +34,13 @@ def check_bound(skipped: pd.DataFrame, images: int, largest_share: float, key: s
         return
     first = lost.iloc[0]
     counts = ", ".join(f"{count} {reason}" for reason, count in lost["reason"].value_counts().items())
-    more = f" (and {len(lost) - 1} more such images: {counts})" if len(lost) > 1 else ""
+    others = [f"{file} ({reason})" for file, reason in zip(lost["file"], lost["reason"], strict=True)][1:NAMED]
+    then = f"; then {', '.join(others)}" if others else ""
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
     share = len(lost) / max(images, 1)
     raise GraceError(
-        f"image {where}/{first['file']} {first['detail']}{more}; {hint}; {key} is {largest_share:g}, a share of {share:.3f} "
-        "would be left out"
+        f"{len(lost)} of {images} images cannot be used ({counts}): image {where}/{first['file']} {first['detail']}{then}{more}; "
+        f"{hint}, or raise the limit: {key} is {largest_share:g}, a share of {share:.3f} would be left out"
     )
 
 

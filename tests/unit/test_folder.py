@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 from grace.config import Config, Folder, parse
-from grace.data.folder import folder, image_files
+from grace.data.folder import folder
+from grace.data.listing import image_files, listing_digest
 from grace.data.skipped import read_skipped
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
@@ -66,10 +67,11 @@ def test_thirty_photos_by_the_words_of_the_readme(tmp_path, monkeypatch):
     config = parse(Config, yaml.safe_load(readme("yaml")[0]), "README")
     assert config.dataset.source == "folder"
     output = Path(config.output) / config.dataset.name / "dataset"
-    with pytest.raises(
-        GraceError, match=r"max_skipped.* mend it|mend it, or take it out; dataset\.folder\.max_skipped"
-    ):
+    with pytest.raises(GraceError, match=r"mend them, or .*dataset\.folder\.max_skipped") as caught:
         folder(output=output, settings=config.dataset.folder, name=config.dataset.name)
+    lost = [file for file, reason in faults.items() if reason != "duplicate"]
+    assert str(caught.value).startswith(f"{len(lost)} of 30 images cannot be used (")
+    assert all(file in str(caught.value) for file in lost)
     assert not output.exists()
     folder(output=output, settings=config.dataset.folder.model_copy(update={"max_skipped": 0.2}), name="photos")
     data, skipped = load_dataset(output), read_skipped(output)
@@ -133,7 +135,7 @@ def test_other_columns_and_base_names(few):
     pd.DataFrame(rows).to_csv(few / "c.csv", index=False)
     data = make(few, captions=str(few / "c.csv"), file_column="image", caption_column="text")
     assert "below/x.png" in data.images["file"].tolist()
-    with pytest.raises(GraceError, match=r"line 2: there is no column 'file'.*dataset\.folder\.file_column says which"):
+    with pytest.raises(GraceError, match=r"line 1: there is no column 'file'.*dataset\.folder\.file_column says which"):
         make(few, captions=str(few / "c.csv"))
     picture(21).save(few / "photos/x.png")
     (few / "photos/more").mkdir()
@@ -159,7 +161,7 @@ def test_sidecars(few):
         ("c.csv", "", "is empty; its first line"),
         ("c.csv", "file,caption\n0.png,a,b\n", "line 2: 2 fields are expected; quote"),
         ("c.csv", "file,caption\n0.png\n", "line 2: 2 fields"),
-        ("c.csv", 'file,caption\n0.png,"a', "is not a readable table"),
+        ("c.csv", 'file,caption\n0.png,"a', "line 2 cannot be read"),
         ("c.csv", "file,capton\n0.png,a\n", "no column 'caption'; did you mean 'capton'"),
         ("c.csv", b"file,caption\n0.png,\xff\n", "is not UTF-8 text"),
         ("c.csv", "file,caption\n ,a\n", "must be the path of an image"),
@@ -193,6 +195,62 @@ def test_no_captions_and_nobody_to_write_them(few):
             make(few, captions=captions, max_skipped=0.9)
         assert "\n" not in str(caught.value)
     assert not (few / "out").exists()
+
+
+def test_a_table_that_cannot_be_read_is_told_with_its_line(few):
+    table = few / "c.csv"
+    for text, said in (
+        ("file,text\n0.png,a\n", r"line 1: there is no column 'caption'"),
+        ("file;caption\n0.png;a\n", r"line 1: the columns are separated by ';'"),
+        ('file,caption\n0.png,a\n1.png,"a dog\n2.png,b\n', r"line 3 cannot be read .* not closed"),
+    ):
+        table.write_text(text)
+        with pytest.raises(GraceError, match=said) as caught:
+            make(few, captions=str(table))
+        assert "\n" not in str(caught.value)
+
+
+def test_no_text_file_beside_any_photo(few):
+    with pytest.raises(GraceError, match=r"no photo in .* has a text file beside it \(cat\.txt"):
+        make(few, captions="sidecar", max_skipped=0.9)
+
+
+def test_a_photo_of_a_phone_is_told_what_to_do_with(few):
+    (few / "photos/phone.jpg").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(200))
+    for number in range(10):
+        (few / f"photos/{number}.txt").write_text("a photo")
+    with pytest.raises(GraceError, match=r"phone\.jpg is HEIC or AVIF: convert it"):
+        make(few, captions="sidecar", max_skipped=0.0)
+
+
+def test_settings_that_cannot_be_meant(few):
+    with pytest.raises(
+        GraceError, match=r"dataset\.folder names 'photos', but dataset\.source is scenes; set source: folder"
+    ):
+        parse(Config, {"dataset": {"folder": {"images": "photos"}}}, "given")
+    with pytest.raises(GraceError, match=r"leave no image to train on"):
+        parse(Config, {"dataset": {"folder": {"test_share": 0.6, "val_share": 0.6}}}, "given")
+
+
+def test_a_changed_folder_has_another_listing(few):
+    photos, results = few / "photos", few / "photos/results"
+
+    def digest(with_texts: bool = False) -> str:
+        return listing_digest(photos, results, with_texts)
+
+    seen = [digest()]
+    assert digest() == seen[0] and listing_digest(few / "none", results, False) == ""
+    results.mkdir()
+    picture(50).save(results / "example.png")  # of an earlier run
+    (photos / "0.txt").write_text("a photo")
+    assert digest() == seen[0] != digest(with_texts=True)
+    picture(99).save(photos / "new.png")
+    seen.append(digest())
+    (photos / "1.png").write_bytes((photos / "2.png").read_bytes())
+    seen.append(digest())
+    (photos / "3.png").unlink()
+    seen.append(digest())
+    assert len(set(seen)) == 4
 
 
 def test_a_captioner_writes_what_is_missing(few, monkeypatch):

@@ -20,7 +20,9 @@ def card(tower: dict, source: str = "captioner", language_model: str = "scratch"
         "dataset": {"name": "tiny", "license": "", "counts": {"train": {"images": 7}}}, "vision_tower": tower,
         "validation": None, "pseudo_queries": source,
     }  # fmt: skip
-    return model_card(config, Training(**{"pseudo_query_share": 0.5, "memorize_batch": 8, **training}), {"w": torch.zeros(5, 2)})
+    return model_card(
+        config, Training(**{"pseudo_query_share": 0.5, "memorize_batch": 8, **training}), {"w": torch.zeros(5, 2)}
+    )
 
 
 def line(text: str, start: str) -> str:
