@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,8 @@ from grace.ending import last_line, reason
 
 app = typer.Typer()
 
+FULL = 1 << 20
+"""Free bytes below which a disk counts as full: a stage writes more than that."""
 TOLD = (2, 75, 130)  # the stage has written its reason as the last line itself
 
 
@@ -21,6 +25,13 @@ def ended_command(
 ) -> None:
     """Write why a stage ended as the last line of its log, and exit as the stage did."""
     if code not in TOLD and not last_line(log).startswith("ended: "):
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(f"ended: {reason(code)}\n")
+        free = shutil.disk_usage(log.parent).free
+        said = f"ended: {reason(code)}"
+        if code == 1 and free < FULL:  # its traceback would stand in the log, if there were room
+            said = f"ended: exit code 1: no space left on the disk of {log.parent} ({free // 1024} KiB are free); make room"
+        try:
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"{said}\n")
+        except OSError as error:
+            print(f"{said} (and {log} cannot be written: {error.strerror})", file=sys.stderr)
     raise typer.Exit(code)
