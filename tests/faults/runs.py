@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -112,17 +113,24 @@ def in_words(run: Run, stage: str = "*") -> str:
     return "\n".join(told)
 
 
-def wait_for_stage(run: Run, snakemake: subprocess.Popen, stage: str) -> psutil.Process | None:
-    """The process of a stage, as soon as there is one; None if the run ends before."""
+def wait_for_any(run: Run, snakemake: subprocess.Popen, stages: Sequence[str]) -> tuple[str, psutil.Process] | None:
+    """The first of these stages to be at work, and its process; None if the run ends before."""
     while snakemake.poll() is None:
         for process in run.stages(snakemake):
             try:
-                if process.cmdline()[3] == stage:
-                    return process
+                stage = process.cmdline()[3]
             except (psutil.Error, IndexError):
                 continue
+            if stage in stages:
+                return stage, process
         time.sleep(0.02)
     return None
+
+
+def wait_for_stage(run: Run, snakemake: subprocess.Popen, stage: str) -> psutil.Process | None:
+    """The process of a stage, as soon as there is one; None if the run ends before."""
+    found = wait_for_any(run, snakemake, [stage])
+    return found and found[1]
 
 
 def seconds_of(run: Run) -> dict[str, float]:
