@@ -109,7 +109,7 @@ def test_other_inputs_begin_anew(world, changed):
 def test_a_full_disk_is_refused_before_the_first_image(world, monkeypatch):
     usage = files.shutil.disk_usage(world.folder)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(GraceError, match=r"encode needs .* GB on the disk of"):
+    with pytest.raises(GraceError, match=r"encode needs .* MB on the disk of"):
         world()
     assert not (world.folder / "embeddings").exists()
 
