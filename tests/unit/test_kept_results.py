@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["scenes.json", "scenes_full.json"])
+@pytest.mark.parametrize("name", ["scenes.json", "scenes_full.json", "flickr8k_offline.json"])
 def test_the_readme_shows_what_is_kept(name: str) -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split(f"docs/results/{name})", 1)[1].split("\n\n")[1]
     shown = dict(re.findall(r"^\| (?:dual encoder \()?(\w+)\)? \| (.*?) \|", section, re.MULTILINE))
