@@ -109,6 +109,13 @@ class Config(Section):
             raise ValueError(
                 "dataset.karpathy: json_file and images must be set when dataset.source is karpathy, or download alone"
             )
+        for scheme in self.schemes:
+            keys = self.train.for_scheme(scheme)
+            if scheme != "atomic" and keys.distillation and not keys.pseudo_query_share:
+                raise ValueError(
+                    f"train.distillation teaches {scheme} by its pseudo-queries, and their share is 0; set "
+                    f"train.{scheme}.pseudo_query_share, or train.{scheme}.distillation: 0"
+                )
         if self.dataset.source == "folder" and not self.dataset.folder.images:
             raise ValueError("dataset.folder.images must be set when dataset.source is folder")
         if self.dataset.folder.val_share + self.dataset.folder.test_share >= 1:

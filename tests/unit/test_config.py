@@ -87,6 +87,10 @@ def test_the_folds_of_coco_1k():
         ({"tower": {"scratch": {"patch_size": 40}}}, "patch_size"),
         ({"dataset": {"name": "my photos"}}, "dataset.name"),
         (["a", "list"], "Input should be"),
+        (
+            {"schemes": ["numeric"], "train": {"distillation": 2, "pseudo_query_share": 0}},
+            "train.distillation teaches numeric by its pseudo-queries",
+        ),
     ],
 )
 def test_a_problem_is_one_line_that_names_the_key(values, said):
