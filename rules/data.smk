@@ -51,6 +51,12 @@ if CONFIG.dataset.source == "karpathy":
 
 elif CONFIG.dataset.source == "folder":
 
+    def photos(wildcards):
+        try:
+            return listing_digest(Path(FOLDER.images), Path(OUTPUT), FOLDER.captions == "sidecar")
+        except GraceError as error:
+            raise WorkflowError(f"dataset.folder: {error}") from None
+
     rule dataset:
         input:
             [FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else [],
@@ -68,7 +74,7 @@ elif CONFIG.dataset.source == "folder":
             gpu=GPU if FOLDER.captioner else 0,
         params:
             # the folder of photos is no input, as above; what is in it is a parameter
-            photos=lambda wildcards: listing_digest(Path(FOLDER.images), Path(OUTPUT), FOLDER.captions == "sidecar"),
+            photos=photos,
             name=CONFIG.dataset.name,
             settings=as_json(section=FOLDER),
             stage_version=STAGES["dataset"],

@@ -118,8 +118,6 @@ class Config(Section):
                 )
         if self.dataset.source == "folder" and not self.dataset.folder.images:
             raise ValueError("dataset.folder.images must be set when dataset.source is folder")
-        if self.dataset.folder.val_share + self.dataset.folder.test_share >= 1:
-            raise ValueError("dataset.folder: val_share and test_share leave nothing to train on; lower them")
         if self.tower.scratch.image_size % self.tower.scratch.patch_size:
             raise ValueError("tower.scratch: patch_size must divide image_size")
         if self.train.for_scheme("atomic").start_from == "atomic":

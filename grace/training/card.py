@@ -97,7 +97,8 @@ def _seen(scheme: str, training: Training, validation: dict[str, Any] | None, so
     if training.pseudo_query_share:
         texts.append(f"as captions of gallery images (pseudo-queries) {PSEUDO_QUERIES[source]}")
     read = ", and ".join(texts)
-    taught = "- What the vision tower answers to these captions was its teacher (distillation)."
+    of = "to these captions" if scheme == "atomic" else "to the pseudo-queries"
+    taught = f"- What the vision tower answers {of} was its teacher (distillation)."
     return [
         said if training.memorize_batch else "- It has memorised no image.",
         f"- {read[0].upper()}{read[1:]}.",
@@ -143,6 +144,7 @@ def _training(config: dict[str, Any], training: Training) -> list[str]:
             "memorize_batch",
             "retrieve_batch",
             "pseudo_query_share",
+            "distillation",
             "learning_rate",
             "schedule",
             "warmup_steps",

@@ -2,100 +2,183 @@
 
 - atomic: the query vector of a caption is drawn to the tower's embedding of the caption, by one minus their cosine (embedding
   distillation, Reimers and Gurevych, arXiv 2004.09813; both have length 1).
-- identifiers: at every token of a pseudo-query's identifier the model learns what the tower says of the next token (word-level
-  distillation, Kim and Rush, arXiv 1606.07947). The tower's softmax over the gallery, at its own temperature, is a distribution
-  over identifiers; among those that begin as the pseudo-query's does up to this token, it says how likely each next token is.
+- identifiers: at the tokens of a pseudo-query's identifier the model learns what the tower says of the next token (word-level
+  distillation, Kim and Rush, arXiv 1606.07947). The tower's softmax over the gallery's images, at its own temperature, each
+  image's share dealt equally to its identifiers, is a distribution over identifiers; among those that begin as the pseudo-query's
+  does up to this token, it says how likely each next token is.
 
-Legend: B sequences, D dimension of the embeddings, G gallery identifiers, K the nearest of them, P tokens of the longest
-identifier with its end token, S supervised positions. Part of the stage `train`.
+Every process encodes the captions once, when the training starts and when it is gone on with, and keeps float32 [different
+captions, D]; the tower itself is let go. Part of the stage `train`.
+
+Legend: B sequences, U different captions, D dimension of the embeddings, G gallery images, M most identifiers of one, I gallery
+identifiers, P tokens of the longest with its end token, C candidates (identifiers of the nearest images), S supervised positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from grace.data.tables import DatasetTables
 from grace.embeddings import Embeddings
+from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables
+from grace.model.checkpoints import weights_digest
 from grace.prompts import Prompts
+from grace.training.pools import Pool
 from grace.training.samples import Batch
 
 NEAREST = 100
-"""Gallery identifiers of a caption that count; the softmax leaves the others next to nothing."""
-NO_TOKEN = -1
+"""Gallery images of a caption that count; the softmax leaves the others next to nothing."""
+ENCODED = 1024
+"""Captions that are encoded at a time."""
+NONE = -1  # no identifier, no token, no caption
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the tower ranks, and the identifiers that this is said in."""
+
+    images_GD: Tensor  # f32, of length 1
+    identifiers_GM: Tensor  # int64: rows of `paths_IP`, then NONE
+    paths_IP: Tensor  # int64: the tokens of an identifier and its end token, then NONE
+    caption_I: Tensor  # int64: the caption (row of Samples.teacher) that an identifier is (scheme semantic), or NONE
+
+    def to(self, device: torch.device) -> Gallery:
+        return Gallery(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 @dataclass
 class Teacher:
-    """What the tower answers. `embed` maps captions to float32 [n, D], of length 1."""
+    """What the tower answers; `gallery` is None for atomic."""
 
     weight: float
-    embed: Callable[[list[str]], np.ndarray]
     temperature: float = 1.0
-    gallery_GD: Tensor | None = None  # f32: the embedding of each identifier's image; None for atomic
-    paths_GP: Tensor | None = None  # int64: the tokens of each identifier and its end token, then NO_TOKEN
+    gallery: Gallery | None = None
 
     def distance(self, queries_BD: Tensor, batch: Batch) -> Tensor:
         """`weight` times the sum over the batch of one minus the cosine, a scalar; `queries_BD` have length 1."""
         return self.weight * (1 - (queries_BD * batch.teacher).sum(-1)).sum()
 
     def soft_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(tokens int64 [S, K], weights f32 [S, K]): the tower's next tokens at every supervised position.
+        """(tokens int64 [S, C], weights f32 [S, C]): the tower's next tokens at every supervised position.
 
-        The weights of a position sum up to `weight`; to 0 where the word `id` is predicted, and where none of the K nearest
-        identifiers begins as the sample's own does.
+        The weights of a position sum up to `weight`; to 0 where the word `id` is predicted, and where no candidate begins as the
+        sample's own identifier does. An identifier that is the caption itself is no candidate: it would teach to copy.
         """
         device = batch.supervised.device
-        if self.gallery_GD.device != device:
-            self.gallery_GD, self.paths_GP = self.gallery_GD.to(device), self.paths_GP.to(device)
+        if self.gallery.images_GD.device != device:
+            self.gallery = self.gallery.to(device)
+        tokens_BCP, scores_BC, known_BC = self._candidates(batch)
+        width = tokens_BCP.shape[2]
         sample_S = batch.supervised.nonzero()[:, 0]
         count_B = batch.supervised.sum(1)
-        place_S = torch.arange(len(sample_S), device=device) - (count_B.cumsum(0) - count_B)[sample_S]
-        depth_S = place_S - 1  # the first supervised token is the word `id`
-        scores_BG = batch.teacher @ self.gallery_GD.T / self.temperature
-        nearest = scores_BG.topk(min(NEAREST, len(self.gallery_GD)), dim=1)
-        share_BK, paths_BKP = nearest.values.softmax(1), self.paths_GP[nearest.indices]
-        width = self.paths_GP.shape[1]
-        own_BP = torch.full((len(count_B), width), NO_TOKEN, device=device)
-        inside = (depth_S >= 0) & (depth_S < width)
-        own_BP[sample_S[inside], depth_S[inside]] = batch.next_ids[inside]
-        same_BKP = (paths_BKP == own_BP[:, None]).long().cumprod(2)
-        begins_BKP = torch.cat([torch.ones_like(same_BKP[:, :, :1]), same_BKP[:, :, :-1]], 2)
+        depth_S = torch.arange(len(sample_S), device=device) - (count_B.cumsum(0) - count_B)[sample_S]
+        depth_S = depth_S - 1  # the first supervised token is the word `id`
+        inside_S = (depth_S >= 0) & (depth_S < width)
+        own_BP = torch.full((len(count_B), width), NONE, device=device)
+        own_BP[sample_S[inside_S], depth_S[inside_S]] = batch.next_ids[inside_S]
+        same_BCP = (tokens_BCP == own_BP[:, None]).long().cumprod(2)
+        begins_BCP = F.pad(same_BCP, (1, -1), value=1).bool()
         at_S = depth_S.clamp(0, width - 1)
-        tokens_SK = paths_BKP[sample_S, :, at_S]
-        weights_SK = share_BK[sample_S] * begins_BKP[sample_S, :, at_S] * inside[:, None] * (tokens_SK != NO_TOKEN)
-        total_S1 = weights_SK.sum(1, keepdim=True)
-        weights_SK = torch.where(total_S1 > 0, self.weight * weights_SK / total_S1.clamp_min(1e-30), 0.0)
-        return tokens_SK.clamp_min(0), weights_SK
+        tokens_SC = tokens_BCP[sample_S, :, at_S]
+        alive_SC = known_BC[sample_S] & begins_BCP[sample_S, :, at_S] & inside_S[:, None] & (tokens_SC != NONE)
+        some_S1 = alive_SC.any(1, keepdim=True)
+        scores_SC = scores_BC[sample_S].masked_fill(~alive_SC, -torch.inf).masked_fill(~some_S1, 0.0)
+        return tokens_SC.clamp_min(0), self.weight * some_S1 * scores_SC.softmax(1)
+
+    def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, C, P] of the identifiers of the nearest images, log-shares f32 [B, C] up to a constant, and which are any."""
+        gallery = self.gallery
+        scores_BG = batch.teacher @ gallery.images_GD.T / self.temperature
+        nearest = scores_BG.topk(min(NEAREST, scores_BG.shape[1]), dim=1)
+        rows_BKM = gallery.identifiers_GM[nearest.indices]
+        there_BKM = rows_BKM != NONE
+        scores_BKM = nearest.values[..., None] - there_BKM.sum(-1, keepdim=True).log()
+        rows_BC, scores_BC = rows_BKM.clamp_min(0).flatten(1), scores_BKM.expand_as(rows_BKM).flatten(1)
+        known_BC = there_BKM.flatten(1) & (gallery.caption_I[rows_BC] != batch.caption[:, None])
+        return gallery.paths_IP[rows_BC], scores_BC, known_BC
 
 
-def teacher(
-    weight: float, tower: Path, assigned: IdentifierTables, tables: DatasetTables, vectors: Embeddings, prompts: Prompts
-) -> Teacher:
-    """The tower of the folder `tower` as the teacher of a scheme, with `weight`."""
-    from grace.baselines.dual_encoder import encode_captions
+def teach(
+    pools: Sequence[Pool], weight: float, tower: Path, encoded_by: dict[str, Any], assigned: IdentifierTables,
+    tables: DatasetTables, vectors: Embeddings, prompts: Prompts,
+) -> tuple[Teacher, list[Pool]]:  # fmt: skip
+    """The tower of the folder `tower` as a teacher with `weight`, and the pools with its answers.
+
+    All captions of atomic are taught, whose query vector is the same for any image; else the pseudo-queries, as it is the gallery
+    that the tower ranks. `encoded_by` is what encode.json says of the tower of the image embeddings: another one is a `GraceError`.
+    """
     from grace.towers import open_tower
 
+    atomic = assigned.scheme == "atomic"
+    kinds = ("retrieve", "pseudo") if atomic else ("pseudo",)
+    captions = dict.fromkeys(text for pool in pools if pool.kind in kinds for text in pool.captions)
+    if not captions:
+        missing, key = ("captions", "") if atomic else ("pseudo-queries", " or pseudo_query_share")
+        raise GraceError(
+            f"train.distillation is {weight:g}, but {assigned.scheme} has no {missing} in its batches; raise "
+            f"train.{assigned.scheme}.retrieve_batch{key}, or set distillation: 0"
+        )
+    if torch.cuda.is_available():  # a process of several opens it on its own GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     encoder = open_tower(tower)
+    if weights_digest(encoder.model) != encoded_by.get("weights_sha256"):
+        raise GraceError(
+            f"tower {tower} is not the one that encoded the images; name that one, or encode the images again"
+        )
+    place = {text: row for row, text in enumerate(captions)}
+    answers_UD = _encoded(encoder, list(place))
+    temperature = encoder.temperature
+    del encoder
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    taught = [_with_answers(pool, answers_UD, place) if pool.kind in kinds else pool for pool in pools]
+    return Teacher(weight, temperature, None if atomic else _gallery(assigned, tables, vectors, prompts, place)), taught
 
-    def embed(texts: list[str]) -> np.ndarray:
-        place = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # each different caption once
-        return encode_captions(list(place), encoder.encode_text, 1024)[[place[text] for text in texts]]
 
-    if assigned.scheme == "atomic":
-        return Teacher(weight, embed)
-    gallery = assigned.table[assigned.table["split"] != "train"]
-    row_of = {image: row for row, image in enumerate(tables.images["image_id"])}
-    rows = [row_of[image] for image in gallery["image_id"]]
-    targets = prompts.identifier_targets(gallery["tokens"].tolist())
-    paths = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(target) for target in targets], batch_first=True, padding_value=NO_TOKEN
+def _encoded(encoder: Any, texts: list[str]) -> np.ndarray:
+    """Embeddings float32 [texts, D], of length 1, in one array that is filled part by part."""
+    from grace.baselines.dual_encoder import encode_captions
+
+    out = np.empty((0, 0), dtype=np.float32)
+    for start in range(0, len(texts), ENCODED):
+        part = encode_captions(texts[start : start + ENCODED], encoder.encode_text, ENCODED)
+        if not start:
+            out = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+        out[start : start + len(part)] = part
+    return out
+
+
+def _with_answers(pool: Pool, answers_UD: np.ndarray, place: dict[str, int]) -> Pool:
+    rows = np.array([place[text] for text in pool.captions], dtype=np.int64)
+    return replace(pool, samples=replace(pool.samples, teacher=answers_UD, captions=rows))
+
+
+def _gallery(
+    assigned: IdentifierTables, tables: DatasetTables, vectors: Embeddings, prompts: Prompts, place: dict[str, int]
+) -> Gallery:
+    """The gallery images (val images too, where a training is validated) and their identifiers."""
+    table = assigned.table[assigned.table["split"] != "train"]
+    image_I, images = pd.factorize(table["image_id"])
+    number_I = table.groupby("image_id").cumcount().to_numpy()
+    identifiers = np.full((len(images), number_I.max() + 1), NONE)
+    identifiers[image_I, number_I] = np.arange(len(table))
+    row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
+    embeddings = torch.from_numpy(np.array(vectors.vectors[row_of[images].to_numpy()], dtype=np.float32))
+    targets = [torch.tensor(target) for target in prompts.identifier_targets(table["tokens"].tolist())]
+    return Gallery(
+        images_GD=F.normalize(embeddings, dim=-1),
+        identifiers_GM=torch.from_numpy(identifiers),
+        paths_IP=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=NONE),
+        caption_I=torch.tensor([place.get(text, NONE) for text in table["text"]]),
     )
-    embeddings = torch.from_numpy(np.array(vectors.vectors[rows], dtype=np.float32))
-    return Teacher(weight, embed, encoder.temperature, torch.nn.functional.normalize(embeddings, dim=-1), paths)

@@ -11,8 +11,7 @@ A scheme's targets are identifier tokens and the end token; atomic has a class n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +33,14 @@ class Pool:
     kind: str  # "memorize", "retrieve", "pseudo", "caption"
     samples: Samples
     batch: int
+    captions: list[str] = field(default_factory=list)  # of the samples that are made of captions
 
 
 def scheme_pools(
     tables: DatasetTables, identifiers: IdentifierTables, pseudo_queries: Path, prompts: Prompts, training: Training,
-    limit: int | None, teacher: Callable[[list[str]], np.ndarray] | None = None,
+    limit: int | None,
 ) -> list[Pool]:  # fmt: skip
-    """The pools of one scheme; batch sizes of zero leave a pool out. `limit`: longest sequence that the model reads.
-
-    `teacher`: captions to their embeddings, f32 [n, D]. The samples that learn from it hold them: all captions of atomic, whose
-    query vector is the same for any image; else the pseudo-queries, as it is the gallery that the tower ranks.
-    """
+    """The pools of one scheme; batch sizes of zero leave a pool out. `limit`: longest sequence that the model reads."""
     table = identifiers.table
     row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
     atomic = identifiers.scheme == "atomic"
@@ -58,13 +54,13 @@ def scheme_pools(
         pools.append(_pool("memorize", prompt_ids, chosen, rows, prompts, atomic, training.memorize_batch))
     if gold:
         pairs = tables.captions_of("train")[["image_id", "text"]]
-        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, gold, teacher if atomic else None))
+        pools.append(_text_pool("retrieve", pairs, table, prompts, atomic, gold))
     if pseudo:
         pairs = read_table(pseudo_queries / "pseudo_queries.parquet", "pseudo-queries", ["image_id", "text"])
         strangers = set(pairs["image_id"]) - set(table["image_id"][table["split"] != "train"])
         if strangers:
             raise GraceError(f"pseudo-queries name images that are not in the gallery, such as {min(strangers)}")
-        pools.append(_text_pool("pseudo", pairs[["image_id", "text"]], table, prompts, atomic, pseudo, teacher))
+        pools.append(_text_pool("pseudo", pairs[["image_id", "text"]], table, prompts, atomic, pseudo))
     for pool in pools:
         check_lengths(pool.samples.lengths().tolist(), limit, f"{pool.kind} sample")
         if not len(pool.samples):
@@ -83,10 +79,7 @@ def caption_pools(tables: DatasetTables, prompts: Prompts, batch: int, limit: in
     return [Pool("caption", samples, batch)]
 
 
-def _text_pool(
-    kind: str, pairs: pd.DataFrame, table: pd.DataFrame, prompts: Prompts, atomic: bool, batch: int,
-    teacher: Callable[[list[str]], np.ndarray] | None,
-) -> Pool:  # fmt: skip
+def _text_pool(kind: str, pairs: pd.DataFrame, table: pd.DataFrame, prompts: Prompts, atomic: bool, batch: int) -> Pool:
     """Texts with every identifier of their image (semantic identifiers: not the text itself, which would be copied)."""
     joined = pairs.merge(table[["image_id", "tokens", "text"]], on="image_id", suffixes=("", "_identifier"))
     copies = joined["text"] == joined["text_identifier"]
@@ -94,8 +87,7 @@ def _text_pool(
     joined = joined[~copies | single].reset_index(drop=True)
     images = np.full(len(joined), PAD_IMAGE, dtype=np.int64)
     texts = joined["text"].tolist()
-    pool = _pool(kind, prompts.retrieve(texts), joined, images, prompts, atomic, batch)
-    return replace(pool, samples=replace(pool.samples, teacher=teacher(texts))) if teacher else pool
+    return replace(_pool(kind, prompts.retrieve(texts), joined, images, prompts, atomic, batch), captions=texts)
 
 
 def _pool(

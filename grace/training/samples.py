@@ -30,7 +30,8 @@ class Samples:
     targets: list[list[int]]
     images: np.ndarray  # int64 [n], row of the embeddings or PAD_IMAGE
     labels: np.ndarray  # int64 [n] or [0]
-    teacher: np.ndarray | None = None  # f32 [n, D], the tower's embedding of the prompt's caption (distillation)
+    teacher: np.ndarray | None = None  # f32 [U, D], the tower's embeddings of U captions (distillation)
+    captions: np.ndarray | None = None  # int64 [n], the row of it that is the caption of sample i
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -53,6 +54,7 @@ class Batch:
     labels: Tensor  # int64 [B] or [0]
     kind: str
     teacher: Tensor | None = None  # f32 [B, D]: the tower's embedding of the caption (distillation)
+    caption: Tensor | None = None  # int64 [B]: the number of the caption
     images: tuple[int, ...] = ()  # rows of the embeddings that `visual` is of, PAD_IMAGE among them
 
     def to(self, device: torch.device) -> Batch:
@@ -125,7 +127,8 @@ def collate(
         image_of=torch.from_numpy(image_of.astype(np.int64)),
         labels=torch.from_numpy(samples.labels[rows]) if len(samples.labels) else torch.empty(0, dtype=torch.long),
         kind=kind,
-        teacher=None if samples.teacher is None else torch.from_numpy(samples.teacher[rows]),
+        teacher=None if samples.teacher is None else torch.from_numpy(samples.teacher[samples.captions[rows]]),
+        caption=None if samples.captions is None else torch.from_numpy(samples.captions[rows]),
         images=tuple(images.tolist()),
     )
 

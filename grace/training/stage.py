@@ -35,7 +35,7 @@ from grace.provenance import provenance
 from grace.schemes import SCHEMES
 from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
-from grace.training.distillation import teacher
+from grace.training.distillation import teach
 from grace.training.engine import train_model
 from grace.training.head_start import start_projection
 from grace.training.pools import scheme_pools
@@ -72,19 +72,20 @@ def train(
         )
     if training.start_from != "scratch" and start_from is None:
         raise GraceError(f"train.start_from is {training.start_from}: name that model's folder with --start-from")
+    if (tower is None) == bool(training.distillation):
+        raise GraceError(
+            "train.distillation needs the tower's folder (--tower), and nothing else reads it: give both or neither"
+        )
     vectors = load_embeddings(embeddings, len(tables.images))
     model = _start(flamingo, words, vectors.width, assigned.new_tokens, start_from, seed)
     prompts = Prompts(words)
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
-    guide = None
-    if training.distillation:
-        if tower is None:
-            raise GraceError("train.distillation needs the tower's folder: name it with --tower")
-        guide = teacher(training.distillation, tower, assigned, tables, vectors, prompts)
-    pools = scheme_pools(
-        tables, assigned, pseudo_queries, prompts, training, model.max_length, guide.embed if guide else None
-    )
+    pools, guide = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length), None
+    said = about(tables, embeddings)
+    if tower:
+        encoded_by = said["vision_tower"] or {}
+        guide, pools = teach(pools, training.distillation, tower, encoded_by, assigned, tables, vectors, prompts)
     if scheme == "atomic" and atomic_head.projection == "regression":
         start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
     settings = {
@@ -111,7 +112,7 @@ def train(
         "pseudo_queries": read_json(pseudo_queries / "pseudo_queries.json", "counts of pseudo-queries").get(
             "source", ""
         ),
-        **about(tables, embeddings),
+        **said,
     }
     objective = SCHEMES[scheme].objective
     run("train", model, pools, objective, seed, vectors, words, training, state, key, output, config, asks, guide)

@@ -25,7 +25,7 @@ from grace.training.samples import Sampler
 from grace.training.state import TrainingState
 
 sys.path.insert(0, str(Path(__file__).parent))
-from worker import PAD, embeddings, model, pools, training
+from worker import PAD, embeddings, model, pools, taught, training
 from worker import validation as worker_validation
 
 pytestmark = pytest.mark.slow
@@ -78,6 +78,7 @@ def runs(tmp_path_factory) -> dict[int, Path]:
                 jobs += [{"name": f"whole-{name}", "training": exact}, {"name": f"broken-{name}", **broken}]
                 jobs.append({"name": f"on-{name}", **shared})
             jobs.append({"name": f"cheap-{stage}", "training": {**keys, **cheap, "steps": SHORT}})
+            jobs.append({"name": f"taught-{stage}", "training": {**keys, **cheap, "steps": SHORT, "distillation": 2}})
             lora = {"trainable": LORA, "steps": SHORT}
             jobs.append({"name": f"lora-{stage}", "training": {**keys, **lora}})
             val = {"validate_every": 2, "validate_measure": "R@10", "steps": 9}
@@ -93,7 +94,8 @@ def runs(tmp_path_factory) -> dict[int, Path]:
 
 def plain_losses(world: int, settings: Training) -> list[float]:
     """The same training in plain PyTorch: the mean of the gradients over the processes' batches and micro-batches."""
-    learner = Learner(model(), "generate")
+    guide, given = taught() if settings.distillation else (None, pools())
+    learner = Learner(model(), "generate", 0, guide)
     if "lora" in settings.trainable:
         add_adapters(learner.flamingo, settings.lora, 0)
     choose_trainable(learner.flamingo, settings)
@@ -101,9 +103,9 @@ def plain_losses(world: int, settings: Training) -> list[float]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
     dealt = []
     for rank in range(world):
-        batches = Batches(pools(), "generate", 0, embeddings(), PAD, Training())
+        batches = Batches(given, "generate", 0, embeddings(), PAD, Training())
         batches.samplers = [
-            Sampler(pool.samples.lengths(), pool.batch, (0, place), rank, world) for place, pool in enumerate(pools())
+            Sampler(pool.samples.lengths(), pool.batch, (0, place), rank, world) for place, pool in enumerate(given)
         ]
         dealt.append(batches)
     out = []
@@ -138,6 +140,17 @@ def test_every_saving_at_once_trains_as_a_plain_loop_does(runs, world) -> None:
     plain = plain_losses(world, training(steps=SHORT, gradient_accumulation=2))
     for stage in STAGES:
         found = losses(runs[world], f"cheap-{stage}")
+        assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_teacher_is_heard_as_in_a_plain_loop(runs, world) -> None:
+    """With every saving at once: the tower's targets are of the same positions wherever the logits come in chunks."""
+    keys = {"steps": SHORT, "gradient_accumulation": 2}
+    plain = plain_losses(world, training(**keys, distillation=2))
+    assert plain[0] - plain_losses(world, training(**keys))[0] > 0.1, "the teacher says nothing"
+    for stage in STAGES:
+        found = losses(runs[world], f"taught-{stage}")
         assert max(abs(a - b) for a, b in zip(found, plain, strict=True)) < 1e-4, stage
 
 

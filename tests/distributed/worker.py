@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from grace.model.checkpoints import save_weights
 from grace.model.flamingo import build
 from grace.training import engine
 from grace.training.deepspeed_engine import is_first_process, rank, wait_for_all
+from grace.training.distillation import NONE, Gallery, Teacher
 from grace.training.engine import train_model
 from grace.training.pools import Pool
 from grace.training.samples import PAD_IMAGE, Samples
@@ -74,6 +76,21 @@ def pools(memorize: int = 4, retrieve: int = 6, pseudo: int = 2) -> list[Pool]:
     return [pool for pool in out if pool.batch]
 
 
+def taught() -> tuple[Teacher, list[Pool]]:
+    """A tower that ranks the 40 images for the captions of the pseudo-queries, and the pools with its answers."""
+    answers_UD = torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors[::-1].copy()), dim=-1).numpy()
+    plain = pools()
+    gallery = Gallery(
+        images_GD=torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors), dim=-1),
+        identifiers_GM=torch.arange(40)[:, None],
+        paths_IP=torch.tensor(plain[0].samples.targets),
+        caption_I=torch.full((40,), NONE),
+    )
+    rows = np.arange(90) % 40
+    pseudo = replace(plain[2], samples=replace(plain[2].samples, teacher=answers_UD, captions=rows))
+    return Teacher(2.0, 0.3, gallery), [*plain[:2], pseudo]
+
+
 def validation(settings: Training) -> Validation:
     """Texts with their images against all 40 images: what the model is trained on, so that it gets better at it."""
     retrieve = pools()[1].samples
@@ -118,7 +135,8 @@ def run_job(job: dict) -> None:
         with disturbed(job), TrainingState(state, job.get("key", "test")) as kept:
             asks = validation(settings) if settings.validate_every else None
             learner = with_dropout(model()) if job.get("dropout") else model()
-            tensors = train_model(learner, pools(), "generate", 0, embeddings(), PAD, settings, kept, asks)
+            guide, given = taught() if settings.distillation else (None, pools())
+            tensors = train_model(learner, given, "generate", 0, embeddings(), PAD, settings, kept, asks, guide)
             if is_first_process():
                 save_weights(folder / f"{job['name']}.safetensors", tensors)
                 shutil.copy(state / "metrics.jsonl", folder / f"{job['name']}.jsonl")

@@ -106,3 +106,13 @@ def make(tiny: dict[str, Path], tokenizer_folder: Path, tmp_path: Path):
         return load_identifiers(tmp_path / name)
 
     return run
+
+
+@pytest.fixture
+def with_val(tiny: dict[str, Path], make):
+    """A function: identifiers of a scheme with those of val images, whose pseudo-queries are there too."""
+    path = tiny["pseudo_queries"] / "pseudo_queries.parquet"
+    queries = pd.read_parquet(path)
+    more = pd.DataFrame([(f"im{row}", f"a val image seen {row}", -1.0) for row in range(4)], columns=queries.columns)
+    pd.concat([queries, more]).to_parquet(path, index=False)
+    return lambda scheme: make(scheme, val=True)

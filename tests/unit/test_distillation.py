@@ -1,31 +1,42 @@
-"""What a scheme learns from the tower, against loops over captions, tokens and images written from the definition."""
+"""What a scheme learns from the tower, against loops over captions, images and tokens written from the definition."""
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections import defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from grace.config import Flamingo, ScratchLanguageModel
+import grace.towers
+from grace.config import Atomic, Flamingo, ScratchLanguageModel, Training
+from grace.data.tables import load_dataset
 from grace.embeddings import Embeddings
+from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
+from grace.model.checkpoints import weights_digest
 from grace.model.flamingo import add_tokens, build
 from grace.prompts import Prompts
 from grace.training import distillation
-from grace.training.distillation import NO_TOKEN, Teacher
+from grace.training.distillation import NONE, Gallery, Teacher, teach
 from grace.training.objectives import classification_loss, generation_loss
+from grace.training.pools import scheme_pools
 from grace.training.samples import PAD_IMAGE, Samples, collate
+from grace.training.stage import train
 
 NEW = 12
 TEMPERATURE = 0.2
 IDENTIFIERS = [[0, 3], [0, 4], [1, 5, 3], [1, 5, 4], [1, 5], [2, 6], [2, 7, 8]]
+IMAGE_OF = [3, 0, 1, 1, 1, 2, 3]  # some images have several, and images come in another order
 TEXTS = ["two dogs", "a man riding a horse outside a barn", "rain", "people sit beside the wide river"]
 OWN = [2, 0, 4, 6]  # their identifiers
+ITSELF = {3: 2}  # the identifier that is a caption: the third, of its own image
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,7 @@ def tokenizer(tokenizer_folder):
 def vectors() -> Embeddings:
     rng = np.random.default_rng(0)
     return Embeddings(
-        rng.normal(size=(9, 8)).astype("f4"), rng.normal(size=(9, 4, 16)).astype("f2"), np.zeros((1, 4, 16), "f2")
+        rng.normal(size=(54, 8)).astype("f4"), rng.normal(size=(54, 4, 16)).astype("f2"), np.zeros((1, 4, 16), "f2")
     )
 
 
@@ -56,18 +67,38 @@ def unit(rng, *shape: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def world(tokenizer):
-    """Identifiers as token ids, the teacher, and a batch of pseudo-queries with the tower's embeddings."""
+    """Identifiers as token ids, the teacher, and samples of pseudo-queries with the tower's embeddings."""
     rng, prompts = np.random.default_rng(1), Prompts(tokenizer)
-    named = [[len(tokenizer) + symbol for symbol in identifier] for identifier in IDENTIFIERS]
-    targets = prompts.identifier_targets(named)
+    targets = prompts.identifier_targets([[len(tokenizer) + one for one in identifier] for identifier in IDENTIFIERS])
     longest = max(map(len, targets))
-    paths = torch.tensor([target + [NO_TOKEN] * (longest - len(target)) for target in targets])
-    guide = Teacher(0.7, lambda texts: unit(rng, len(texts), 8), TEMPERATURE, torch.from_numpy(unit(rng, 7, 8)), paths)
+    gallery = Gallery(
+        images_GD=torch.from_numpy(unit(rng, 4, 8)),
+        identifiers_GM=torch.tensor([[1, NONE, NONE], [2, 3, 4], [5, NONE, NONE], [0, 6, NONE]]),
+        paths_IP=torch.tensor([target + [NONE] * (longest - len(target)) for target in targets]),
+        caption_I=torch.tensor([ITSELF.get(row, NONE) for row in range(len(targets))]),
+    )
     samples = Samples(
         prompts.retrieve(TEXTS), [targets[row] for row in OWN], np.full(4, PAD_IMAGE), np.empty(0, dtype=np.int64),
-        guide.embed(TEXTS),
+        unit(rng, 4, 8), np.arange(4),
     )  # fmt: skip
-    return targets, guide, samples
+    return targets, Teacher(0.7, TEMPERATURE, gallery), samples
+
+
+def says(
+    scores: dict, identifiers: list[tuple], begun: list[int], kept: int = distillation.NEAREST
+) -> dict[int, float]:
+    """What the tower says of the token after `begun`: token to probability, empty where no identifier goes on so.
+
+    `scores`: logits of images; `identifiers`: (image, its tokens, whether it may be taught)."""
+    nearest = sorted(scores, key=lambda image: -scores[image])[:kept]
+    highest = max(scores.values())
+    mass: dict[int, float] = defaultdict(float)
+    for image, tokens, may in identifiers:
+        if may and image in nearest and tokens[: len(begun)] == begun and len(tokens) > len(begun):
+            of_it = sum(other == image for other, _, _ in identifiers)
+            mass[tokens[len(begun)]] += math.exp(scores[image] - highest) / of_it
+    total = sum(mass.values())
+    return {token: share / total for token, share in mass.items()}
 
 
 def by_hand(model, batch, targets, guide, kept: int) -> float:
@@ -78,19 +109,14 @@ def by_hand(model, batch, targets, guide, kept: int) -> float:
         length = int(batch.attention_mask[row].sum())
         target = targets[own]
         start = length - len(target)  # where the word `id` stands, which predicts the first token
-        scores = (batch.teacher[row] @ guide.gallery_GD.T).double().numpy() / TEMPERATURE
-        nearest = sorted(range(len(targets)), key=lambda image: -scores[image])[:kept]
-        share = {image: math.exp(scores[image]) for image in nearest}
+        scores = dict(enumerate((batch.teacher[row] @ guide.gallery.images_GD.T).double().numpy() / TEMPERATURE))
+        known = [(IMAGE_OF[place], tokens, ITSELF.get(place) != row) for place, tokens in enumerate(targets)]
         word = int(batch.input_ids[row, start])
         for depth, token in enumerate([word, *target]):
             logits = model.head(hidden[row, start - 1 + depth]).double().log_softmax(-1)
             total -= logits[token].item()
-            begun = target[: depth - 1]
-            alive = [image for image in nearest if depth and targets[image][: len(begun)] == begun]
-            alive = [image for image in alive if len(targets[image]) > len(begun)]
-            for image in alive:
-                part = share[image] / sum(share[other] for other in alive)
-                total -= guide.weight * part * logits[targets[image][len(begun)]].item()
+            for next_token, part in (says(scores, known, target[: depth - 1], kept) if depth else {}).items():
+                total -= guide.weight * part * logits[next_token].item()
     return total
 
 
@@ -106,18 +132,28 @@ def test_identifiers_learn_the_next_tokens_of_the_tower(tokenizer, vectors, mode
     assert terms == same and loss.item() > plain.item() * 1.05, "the tower says nothing"
 
 
-def test_the_weights_are_a_distribution_wherever_an_identifier_begins_alike(tokenizer, vectors, world):
+@pytest.mark.parametrize("temperature", [TEMPERATURE, 1e-3])
+def test_the_weights_are_a_distribution_wherever_an_identifier_begins_alike(tokenizer, vectors, world, temperature):
+    """At a low temperature the shares of all images that begin so may be too small for float32: they still add up."""
     targets, guide, samples = world
+    cold = replace(guide, temperature=temperature)
     batch = collate(samples, np.arange(4), vectors, tokenizer.pad_token_id, "pseudo", 1)
-    _, weights = guide.soft_targets(batch)
+    shares = (batch.teacher @ guide.gallery.images_GD.T / temperature).softmax(1)
+    assert temperature == TEMPERATURE or (shares == 0).any(), "no share is too small: this shows nothing"
+    _, weights = cold.soft_targets(batch)
     words = torch.tensor([place == 0 for row in OWN for place in range(len(targets[row]) + 1)])
     assert torch.allclose(weights.sum(1), torch.where(words, 0.0, guide.weight))
     assert not (weights < 0).any()
+    everywhere = replace(guide, gallery=replace(guide.gallery, caption_I=torch.zeros(7, dtype=torch.long)))
+    _, weights = everywhere.soft_targets(batch)
+    of_first = torch.tensor([row == OWN[0] for row in OWN for _ in range(len(targets[row]) + 1)])
+    assert not weights[of_first].any(), "every identifier is this caption itself: the tower says nothing"
 
 
 def test_samples_without_the_tower_s_answers_learn_nothing_from_it(tokenizer, vectors, model, world):
     _, guide, samples = world
-    batch = collate(replace(samples, teacher=None), np.arange(4), vectors, tokenizer.pad_token_id, "retrieve", 1)
+    untaught = replace(samples, teacher=None, captions=None)
+    batch = collate(untaught, np.arange(4), vectors, tokenizer.pad_token_id, "retrieve", 1)
     assert torch.equal(generation_loss(model, batch, teacher=guide)[0], generation_loss(model, batch)[0])
 
 
@@ -140,3 +176,115 @@ def test_atomic_draws_its_query_vectors_to_the_tower_s(tokenizer, vectors, model
         assert terms == 4 and (loss - plain).item() == pytest.approx(0.7 * apart, rel=1e-4)
     finally:
         del model.atomic_head
+
+
+class Tower:
+    """A tower whose answer to a text is drawn from the text alone."""
+
+    temperature = TEMPERATURE
+
+    def __init__(self) -> None:
+        torch.manual_seed(3)
+        self.model, self.read = torch.nn.Linear(2, 3), []
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        self.read += texts
+        return torch.from_numpy(np.stack([unit(np.random.default_rng(zlib.crc32(text.encode())), 8) for text in texts]))
+
+    @property
+    def said(self) -> dict:
+        """What encode.json says of it."""
+        return {"kind": "stub", "weights_sha256": weights_digest(self.model)}
+
+
+@pytest.fixture
+def taught(tiny, with_val, tokenizer, vectors, monkeypatch):
+    """A function: the identifiers of a scheme, the stub of a tower, the teacher and the pools that `teach` makes of it."""
+    monkeypatch.setattr(distillation, "ENCODED", 7)
+
+    def run(scheme: str, encoded_by: dict | None = None, **keys):
+        tower, tables, assigned, prompts = Tower(), load_dataset(tiny["dataset"]), with_val(scheme), Prompts(tokenizer)
+        monkeypatch.setattr(grace.towers, "open_tower", lambda folder: tower)
+        asked = Training(**{"memorize_batch": 4, "retrieve_batch": 8, "pseudo_query_share": 0.5, **keys})
+        pools = scheme_pools(tables, assigned, tiny["pseudo_queries"], prompts, asked, 96)
+        guide, pools = teach(pools, 0.7, tiny["dataset"], encoded_by or tower.said, assigned, tables, vectors, prompts)
+        return SimpleNamespace(
+            assigned=assigned, tower=tower, guide=guide, pools={pool.kind: pool for pool in pools}, tables=tables
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("scheme", ["numeric", "semantic", "structured"])
+def test_what_is_taught_is_the_tower_s_ranking_of_the_gallery_in_identifiers(taught, tokenizer, vectors, scheme):
+    """From the tables: images of val and test, with all identifiers of each, but for the one that is the caption itself."""
+    made = taught(scheme)
+    table = made.assigned.table[made.assigned.table["split"] != "train"]
+    assert set(table["split"]) == {"val", "test"}
+    assert (table["image_id"].value_counts().max() > 1) == (scheme == "semantic")
+    assert made.pools["retrieve"].samples.teacher is None and made.pools["memorize"].samples.teacher is None
+    pool = made.pools["pseudo"]
+    row_of = {image: row for row, image in enumerate(made.tables.images["image_id"])}
+    ends = Prompts(tokenizer).identifier_targets(table["tokens"].tolist())
+    rows = np.arange(0, len(pool.samples), 5)
+    batch = collate(pool.samples, rows, vectors, tokenizer.pad_token_id, "pseudo", 1)
+    tokens_SC, weights_SC = made.guide.soft_targets(batch)
+    position, themselves = 0, 0
+    for row in rows:
+        text, target = pool.captions[row], pool.samples.targets[row]
+        answer = made.tower.encode_text([text])[0].double().numpy()
+        scores = {}
+        for image in table["image_id"].unique():
+            embedding = vectors.vectors[row_of[image]].astype("f8")
+            scores[image] = answer @ embedding / np.linalg.norm(embedding) / TEMPERATURE
+        known = [
+            (image, tokens, named != text)
+            for image, tokens, named in zip(table["image_id"], ends, table["text"], strict=True)
+        ]
+        themselves += sum(not may for _, _, may in known)
+        assert not weights_SC[position].any(), "the word `id`"
+        for depth in range(len(target)):
+            position += 1
+            found: dict[int, float] = defaultdict(float)
+            for token, weight in zip(tokens_SC[position].tolist(), weights_SC[position].tolist(), strict=True):
+                if weight:
+                    found[token] += weight / 0.7
+            assert found == pytest.approx(says(scores, known, target[:depth]), abs=1e-5), (text, depth)
+        position += 1
+    assert position == len(weights_SC)
+    assert (themselves > 0) == (scheme == "semantic")
+
+
+def test_each_caption_is_encoded_once_and_finds_its_own_answer(taught):
+    """Retrieve and pseudo samples of atomic; several samples of one caption (semantic) share its answer."""
+    for scheme, kinds in (("atomic", ("retrieve", "pseudo")), ("semantic", ("pseudo",))):
+        made = taught(scheme)
+        texts = {text for kind in kinds for text in made.pools[kind].captions}
+        assert len(made.tower.read) == len(texts) > distillation.ENCODED and set(made.tower.read) == texts
+        for kind in kinds:
+            samples, captions = made.pools[kind].samples, made.pools[kind].captions
+            assert len(captions) == len(samples)
+            right = made.tower.encode_text(captions).numpy()
+            assert np.array_equal(samples.teacher[samples.captions], right)
+        assert (made.guide.gallery is None) == (scheme == "atomic")
+
+
+def test_another_tower_and_a_teacher_of_nothing_are_errors(taught):
+    with pytest.raises(GraceError, match="is not the one that encoded the images"):
+        taught("numeric", encoded_by={"kind": "stub", "weights_sha256": "another"})
+    with pytest.raises(GraceError, match=r"numeric has no pseudo-queries .*raise train\.numeric\.retrieve_batch or"):
+        taught("numeric", retrieve_batch=4, pseudo_query_share=0.1)  # a batch of 0.4 samples
+    with pytest.raises(GraceError, match="atomic has no captions"):
+        taught("atomic", retrieve_batch=0)
+
+
+@pytest.mark.parametrize(("weight", "named"), [(2.0, False), (0.0, True)])
+def test_a_weight_without_a_tower_and_a_tower_without_a_weight_are_errors(tiny, make, tokenizer_folder, weight, named):
+    make("numeric", name="numeric")
+    folder, tower = tiny["dataset"].parent, tiny["dataset"] if named else None
+    with pytest.raises(GraceError, match="give both or neither"):
+        train(
+            scheme="numeric", seed=0, tokenizer=tokenizer_folder, identifiers=folder / "numeric", output=folder / "model",
+            state=folder / "state", flamingo=Flamingo(), training=Training(distillation=weight, start_from="scratch"),
+            atomic_head=Atomic(), tower=tower, **tiny,
+        )  # fmt: skip

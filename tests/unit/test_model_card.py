@@ -11,12 +11,14 @@ from grace.training.card import LICENCES, UNKNOWN, model_card
 MPT = "anas-awadalla/mpt-1b-redpajama-200b"
 
 
-def card(tower: dict, source: str = "captioner", language_model: str = "scratch", **training) -> str:
+def card(
+    tower: dict, source: str = "captioner", language_model: str = "scratch", scheme: str = "structured", **training
+) -> str:
     flamingo = Flamingo(
         language_model=language_model, pretrained={"model": MPT} if language_model == "pretrained" else {}
     )
     config = {
-        "scheme": "structured", "seed": 3, "flamingo": flamingo.model_dump(), "identifiers": "abc", "processes": 1,
+        "scheme": scheme, "seed": 3, "flamingo": flamingo.model_dump(), "identifiers": "abc", "processes": 1,
         "dataset": {"name": "tiny", "license": "", "counts": {"train": {"images": 7}}}, "vision_tower": tower,
         "validation": None, "pseudo_queries": source,
     }  # fmt: skip
@@ -65,6 +67,16 @@ def test_what_it_learned_from_is_said() -> None:
     assert "- Captions of train images, and as captions of gallery images" in both and "teacher" not in both
     assert "- As captions of gallery images" in one and "aptions of train images, and" not in one
     assert "its teacher (distillation)" in one
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [("structured", "answers to the pseudo-queries was"), ("atomic", "answers to these captions was")],
+)
+def test_whom_the_tower_taught_what_is_said(scheme: str, said: str) -> None:
+    """Gold captions of train images are not what identifiers are taught by: the tower ranks the gallery."""
+    text = card({"kind": "scratch"}, scheme=scheme, pseudo_query_share=0.1, distillation=10.0)
+    assert f"What the vision tower {said} its teacher" in text and "| distillation | 10.0 |" in text
 
 
 def test_numbers_and_data_are_those_of_the_model() -> None:

@@ -32,16 +32,6 @@ def vectors() -> Embeddings:
     return Embeddings(rng.normal(size=(54, 8)).astype("f4"), tokens, rng.normal(size=(1, 4, 16)).astype("f2"))
 
 
-@pytest.fixture
-def with_val(tiny, make, tokenizer_folder):
-    """A function: identifiers of a scheme with those of val images, whose pseudo-queries are there too."""
-    path = tiny["pseudo_queries"] / "pseudo_queries.parquet"
-    queries = pd.read_parquet(path)
-    more = pd.DataFrame([(f"im{row}", f"a val image seen {row}", -1.0) for row in range(4)], columns=queries.columns)
-    pd.concat([queries, more]).to_parquet(path, index=False)
-    return lambda scheme: make(scheme, val=True)
-
-
 @pytest.mark.parametrize("scheme", ["numeric", "semantic", "structured", "atomic"])
 def test_val_images_are_what_gallery_images_are(tiny, with_val, tokenizer_folder, vectors, scheme) -> None:
     """Memorised and with pseudo-queries; their own captions are asked and never trained on; they alone are searched."""

@@ -64,6 +64,17 @@ def test_borrowed_pseudo_queries_come_from_the_tower(workflow):
     assert "python -m grace captioner" not in said
 
 
+def test_the_tower_is_read_where_it_teaches(workflow):
+    """A scheme may have a weight of its own: the other scheme's training neither reads the tower nor waits for it."""
+    values = {"schemes": ["numeric", "atomic"], "train": {"atomic": {"distillation": 10}}}
+    done = workflow("-n", "-p", overlays=(workflow.overlay("taught", values),))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    trainings = {line.split("--scheme ")[1].split()[0]: line for line in said.splitlines() if "-m grace train " in line}
+    assert set(trainings) == {"numeric", "atomic"}
+    assert "--tower results/scenes/tower" in trainings["atomic"] and "--tower" not in trainings["numeric"]
+
+
 def test_a_karpathy_data_set(workflow):
     (workflow.folder / "photos.json").write_text(json.dumps({"images": []}))
     karpathy = {"json_file": "photos.json", "images": "photos"}
@@ -103,6 +114,25 @@ def test_a_folder_of_photos(workflow):
     (workflow.folder / "said.csv").unlink()
     done = workflow("-n", overlays=(overlay,))
     assert done.returncode != 0 and "said.csv" in done.stdout + done.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_told_in_words(workflow, monkeypatch):
+    """Snakemake looks at the photos before any stage runs; the words are the user's, not a way through our modules."""
+    (workflow.folder / "photos" / "locked").mkdir(parents=True)
+    (workflow.folder / "sitecustomize.py").write_text(
+        "import os\nwalk = os.walk\n"
+        "def refusing(top, onerror=None, **other):\n"
+        "    if str(top).endswith('photos') and onerror:\n"
+        "        onerror(PermissionError(13, 'Permission denied', f'{top}/locked'))\n"
+        "    return walk(top, onerror=onerror, **other)\n"
+        "os.walk = refusing\n"
+    )  # root may read everything, so that the refusal is made here
+    monkeypatch.setenv("PYTHONPATH", str(workflow.folder))
+    given = {"name": "mine", "source": "folder", "folder": {"images": "photos", "captions": "sidecar"}}
+    done = workflow("-n", overlays=(workflow.overlay("locked", {"dataset": given}),))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "photos/locked cannot be read (Permission denied)" in said
+    assert "grace/data/listing.py" not in said and "GraceError" not in said, said
 
 
 def test_borrowed_pseudo_queries_are_of_val_images_too_where_these_are_used(workflow):
