@@ -152,3 +152,12 @@ def outputs_of(stage):
 
 
 workflow.__class__ = ByStage
+
+
+def photos(wildcards):
+    """A digest of the user's own folder of photos: what is in it decides whether the stage `dataset` runs again."""
+    folder = CONFIG.dataset.folder
+    try:
+        return listing_digest(Path(folder.images), Path(OUTPUT), folder.captions == "sidecar")
+    except GraceError as error:
+        raise WorkflowError(f"dataset.folder: {error}") from None

@@ -51,12 +51,6 @@ if CONFIG.dataset.source == "karpathy":
 
 elif CONFIG.dataset.source == "folder":
 
-    def photos(wildcards):
-        try:
-            return listing_digest(Path(FOLDER.images), Path(OUTPUT), FOLDER.captions == "sidecar")
-        except GraceError as error:
-            raise WorkflowError(f"dataset.folder: {error}") from None
-
     rule dataset:
         input:
             [FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else [],
