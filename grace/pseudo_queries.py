@@ -77,6 +77,9 @@ def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
     lacking = {"image_id", "text"} - set(table.columns)
     if lacking or table[["image_id", "text"]].isna().any().any():
         raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
+    table["text"] = table["text"].astype(str).str.strip()  # as identifiers are: blanks make no other text
+    if (table["text"] == "").any():
+        raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
     gallery, named = set(images["image_id"]), set(table["image_id"])
     if named - gallery:
         raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is no gallery image")

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from grace.cli import configuration, data, ended, models, plan, records, results
+from grace.cli import configuration, data, ended, models, plan, records, results, search
 from grace.ending import end_on_request, end_with_workflow
 from grace.errors import GraceError, Interrupted
 from grace.secrets import mask_output
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
 )
-for room in (data, models, results, plan, configuration, records, ended):
+for room in (data, models, results, search, plan, configuration, records, ended):
     app.add_typer(room.app)
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.

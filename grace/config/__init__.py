@@ -109,12 +109,13 @@ class Config(Section):
             raise ValueError(
                 "dataset.karpathy: json_file and images must be set when dataset.source is karpathy, or download alone"
             )
-        for scheme in self.schemes:
+        for scheme in self.trained_schemes:
             keys = self.train.for_scheme(scheme)
-            if scheme != "atomic" and keys.distillation and not keys.pseudo_query_share:
+            if keys.distillation and not (keys.retrieve_batch if scheme == "atomic" else keys.pseudo_batch):
+                what, key = ("captions", "") if scheme == "atomic" else ("pseudo-queries", " and pseudo_query_share")
                 raise ValueError(
-                    f"train.distillation teaches {scheme} by its pseudo-queries, and their share is 0; set "
-                    f"train.{scheme}.pseudo_query_share, or train.{scheme}.distillation: 0"
+                    f"train.distillation teaches {scheme} by its {what}, and a batch has none of them; raise "
+                    f"train.{scheme}.retrieve_batch{key}, or set train.{scheme}.distillation: 0"
                 )
         if self.dataset.source == "folder" and not self.dataset.folder.images:
             raise ValueError("dataset.folder.images must be set when dataset.source is folder")

@@ -106,6 +106,11 @@ class Training(Section):
             raise ValueError("patience counts validations; set validate_every")
         return self
 
+    @property
+    def pseudo_batch(self) -> int:
+        """Those of the `retrieve_batch` samples that are pseudo-queries."""
+        return round(self.retrieve_batch * self.pseudo_query_share)
+
 
 class Captioner(Training):
     """The same Flamingo trained to write captions; it makes the pseudo-queries."""

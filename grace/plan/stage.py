@@ -88,7 +88,7 @@ def plan(
 
 
 def _shape(training: Training, length: int, said: Lengths, vocabulary: int, tower: Any) -> Shape:
-    pseudo = round(training.retrieve_batch * training.pseudo_query_share)
+    pseudo = training.pseudo_batch
     return Shape(
         memorize=training.memorize_batch, retrieve=training.retrieve_batch - pseudo, pseudo=pseudo, length=length,
         supervised=said.supervised, vocabulary=vocabulary, visual_tokens=tower.tokens, visual_width=tower.width,

@@ -30,7 +30,7 @@ class OpenClipTower:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.model = self.model.to(self.device, self.dtype).eval()
-        self.temperature = 1 / float(self.model.logit_scale.exp())
+        self.temperature = 1 / self.model.logit_scale.exp().item()
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> tuple[Tensor, Tensor]:

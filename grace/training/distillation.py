@@ -5,7 +5,8 @@
 - identifiers: at the tokens of a pseudo-query's identifier the model learns what the tower says of the next token (word-level
   distillation, Kim and Rush, arXiv 1606.07947). The tower's softmax over the gallery's images, at its own temperature, each
   image's share dealt equally to its identifiers, is a distribution over identifiers; among those that begin as the pseudo-query's
-  does up to this token, it says how likely each next token is.
+  does up to this token, it says how likely each next token is. An identifier that is the caption itself (semantic) has no share,
+  as it would teach to copy, unless its image has no other: so do the samples (grace/training/pools.py).
 
 Every process encodes the captions once, when the training starts and when it is gone on with, and keeps float32 [different
 captions, D]; the tower itself is let go. Part of the stage `train`.
@@ -16,6 +17,7 @@ identifiers, P tokens of the longest with its end token, C candidates (identifie
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -73,22 +75,22 @@ class Teacher:
         """(tokens int64 [S, C], weights f32 [S, C]): the tower's next tokens at every supervised position.
 
         The weights of a position sum up to `weight`; to 0 where the word `id` is predicted, and where no candidate begins as the
-        sample's own identifier does. An identifier that is the caption itself is no candidate: it would teach to copy.
+        sample's own identifier does.
         """
         device = batch.supervised.device
         if self.gallery.images_GD.device != device:
             self.gallery = self.gallery.to(device)
-        tokens_BCP, scores_BC, known_BC = self._candidates(batch)
-        width = tokens_BCP.shape[2]
         sample_S = batch.supervised.nonzero()[:, 0]
         count_B = batch.supervised.sum(1)
+        tokens_BCP, scores_BC, known_BC = self._candidates(batch, int(count_B.max()) - 1)
+        width = tokens_BCP.shape[2]
         depth_S = torch.arange(len(sample_S), device=device) - (count_B.cumsum(0) - count_B)[sample_S]
         depth_S = depth_S - 1  # the first supervised token is the word `id`
         inside_S = (depth_S >= 0) & (depth_S < width)
         own_BP = torch.full((len(count_B), width), NONE, device=device)
         own_BP[sample_S[inside_S], depth_S[inside_S]] = batch.next_ids[inside_S]
-        same_BCP = (tokens_BCP == own_BP[:, None]).long().cumprod(2)
-        begins_BCP = F.pad(same_BCP, (1, -1), value=1).bool()
+        apart_BCP = (tokens_BCP != own_BP[:, None]).cumsum(2, dtype=torch.int16)
+        begins_BCP = F.pad(apart_BCP, (1, -1)) == 0
         at_S = depth_S.clamp(0, width - 1)
         tokens_SC = tokens_BCP[sample_S, :, at_S]
         alive_SC = known_BC[sample_S] & begins_BCP[sample_S, :, at_S] & inside_S[:, None] & (tokens_SC != NONE)
@@ -96,17 +98,21 @@ class Teacher:
         scores_SC = scores_BC[sample_S].masked_fill(~alive_SC, -torch.inf).masked_fill(~some_S1, 0.0)
         return tokens_SC.clamp_min(0), self.weight * some_S1 * scores_SC.softmax(1)
 
-    def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, C, P] of the identifiers of the nearest images, log-shares f32 [B, C] up to a constant, and which are any."""
+    def _candidates(self, batch: Batch, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the identifiers of the nearest images: first `width` tokens [B, C, P], log-shares f32 [B, C] up to a constant, and
+        which have a share. C is the most that a caption has: one image with hundreds makes no table of hundreds for each."""
         gallery = self.gallery
         scores_BG = batch.teacher @ gallery.images_GD.T / self.temperature
         nearest = scores_BG.topk(min(NEAREST, scores_BG.shape[1]), dim=1)
         rows_BKM = gallery.identifiers_GM[nearest.indices]
-        there_BKM = rows_BKM != NONE
-        scores_BKM = nearest.values[..., None] - there_BKM.sum(-1, keepdim=True).log()
-        rows_BC, scores_BC = rows_BKM.clamp_min(0).flatten(1), scores_BKM.expand_as(rows_BKM).flatten(1)
-        known_BC = there_BKM.flatten(1) & (gallery.caption_I[rows_BC] != batch.caption[:, None])
-        return gallery.paths_IP[rows_BC], scores_BC, known_BC
+        there_BKM, rows_BKM = rows_BKM != NONE, rows_BKM.clamp_min(0)
+        may_BKM = there_BKM & (gallery.caption_I[rows_BKM] != batch.caption[:, None, None])
+        may_BKM = torch.where(may_BKM.any(-1, keepdim=True), may_BKM, there_BKM)
+        scores_BKM = (nearest.values[..., None] - may_BKM.sum(-1, keepdim=True).log()).expand_as(rows_BKM)
+        known_BC = may_BKM.flatten(1)
+        first_BC = known_BC.long().argsort(dim=1, descending=True, stable=True)[:, : int(known_BC.sum(1).max())]
+        rows_BC, scores_BC, known_BC = (part.flatten(1).gather(1, first_BC) for part in (rows_BKM, scores_BKM, may_BKM))
+        return gallery.paths_IP[:, :width][rows_BC], scores_BC, known_BC
 
 
 def teach(
@@ -140,6 +146,7 @@ def teach(
     answers_UD = _encoded(encoder, list(place))
     temperature = encoder.temperature
     del encoder
+    gc.collect()  # imports that it was the first to make may hold it in a cycle
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     taught = [_with_answers(pool, answers_UD, place) if pool.kind in kinds else pool for pool in pools]

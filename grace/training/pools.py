@@ -44,7 +44,7 @@ def scheme_pools(
     table = identifiers.table
     row_of = pd.Series(tables.images.index, index=tables.images["image_id"])
     atomic = identifiers.scheme == "atomic"
-    pseudo = round(training.retrieve_batch * training.pseudo_query_share)
+    pseudo = training.pseudo_batch
     gold = training.retrieve_batch - pseudo
     pools = []
     if training.memorize_batch:

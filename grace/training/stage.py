@@ -33,6 +33,7 @@ from grace.model.published import load_flamingo
 from grace.prompts import Prompts
 from grace.provenance import provenance
 from grace.schemes import SCHEMES
+from grace.stages import STAGES
 from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
 from grace.training.distillation import teach
@@ -189,7 +190,8 @@ def _fingerprint(
     start_from: Path | None,
 ) -> str:
     """What a resumable state belongs to: another configuration or another input must not go on with it."""
-    said = json.dumps([settings, scheme, seed, identifiers, read_json(need(embeddings / "encode.json", "encode.json"))])
+    encoded = read_json(need(embeddings / "encode.json", "encode.json"))
+    said = json.dumps([STAGES["train"], settings, scheme, seed, identifiers, encoded])
     digest = hashlib.sha256(said.encode())
     for path in (*read, start_from and start_from / "model.safetensors"):
         if path:

@@ -91,6 +91,14 @@ def test_the_folds_of_coco_1k():
             {"schemes": ["numeric"], "train": {"distillation": 2, "pseudo_query_share": 0}},
             "train.distillation teaches numeric by its pseudo-queries",
         ),
+        (
+            {"schemes": ["numeric"], "train": {"distillation": 2, "retrieve_batch": 4, "pseudo_query_share": 0.1}},
+            "a batch has none of them; raise train.numeric.retrieve_batch and pseudo_query_share, or",
+        ),
+        (
+            {"schemes": ["structured"], "train": {"atomic": {"distillation": 2, "retrieve_batch": 0}}},
+            "train.distillation teaches atomic by its captions",  # structured starts from it
+        ),
     ],
 )
 def test_a_problem_is_one_line_that_names_the_key(values, said):

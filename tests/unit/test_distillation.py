@@ -36,7 +36,7 @@ IDENTIFIERS = [[0, 3], [0, 4], [1, 5, 3], [1, 5, 4], [1, 5], [2, 6], [2, 7, 8]]
 IMAGE_OF = [3, 0, 1, 1, 1, 2, 3]  # some images have several, and images come in another order
 TEXTS = ["two dogs", "a man riding a horse outside a barn", "rain", "people sit beside the wide river"]
 OWN = [2, 0, 4, 6]  # their identifiers
-ITSELF = {3: 2}  # the identifier that is a caption: the third, of its own image
+ITSELF = {3: 2, 5: 1}  # identifiers that are a caption: one of the third's own image, and the only one of its image
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +89,16 @@ def says(
 ) -> dict[int, float]:
     """What the tower says of the token after `begun`: token to probability, empty where no identifier goes on so.
 
-    `scores`: logits of images; `identifiers`: (image, its tokens, whether it may be taught)."""
+    `scores`: logits of images; `identifiers`: (image, its tokens, whether it is not the caption itself)."""
     nearest = sorted(scores, key=lambda image: -scores[image])[:kept]
     highest = max(scores.values())
     mass: dict[int, float] = defaultdict(float)
-    for image, tokens, may in identifiers:
-        if may and image in nearest and tokens[: len(begun)] == begun and len(tokens) > len(begun):
-            of_it = sum(other == image for other, _, _ in identifiers)
-            mass[tokens[len(begun)]] += math.exp(scores[image] - highest) / of_it
+    for image in nearest:
+        others = [tokens for owner, tokens, other in identifiers if owner == image and other]
+        taught = others or [tokens for owner, tokens, _ in identifiers if owner == image]
+        for tokens in taught:
+            if tokens[: len(begun)] == begun and len(tokens) > len(begun):
+                mass[tokens[len(begun)]] += math.exp(scores[image] - highest) / len(taught)
     total = sum(mass.values())
     return {token: share / total for token, share in mass.items()}
 
@@ -144,10 +146,24 @@ def test_the_weights_are_a_distribution_wherever_an_identifier_begins_alike(toke
     words = torch.tensor([place == 0 for row in OWN for place in range(len(targets[row]) + 1)])
     assert torch.allclose(weights.sum(1), torch.where(words, 0.0, guide.weight))
     assert not (weights < 0).any()
-    everywhere = replace(guide, gallery=replace(guide.gallery, caption_I=torch.zeros(7, dtype=torch.long)))
-    _, weights = everywhere.soft_targets(batch)
-    of_first = torch.tensor([row == OWN[0] for row in OWN for _ in range(len(targets[row]) + 1)])
-    assert not weights[of_first].any(), "every identifier is this caption itself: the tower says nothing"
+
+
+def test_an_image_with_many_identifiers_makes_no_table_of_as_many_for_each(tokenizer, vectors, world):
+    """Candidates are the most that a caption has, and tokens those of the batch's identifiers; what is taught stays the same."""
+    _, guide, samples = world
+    gallery = guide.gallery
+    padded = replace(
+        guide,
+        gallery=replace(
+            gallery,
+            identifiers_GM=F.pad(gallery.identifiers_GM, (0, 500), value=NONE),
+            paths_IP=F.pad(gallery.paths_IP, (0, 100), value=NONE),
+        ),
+    )
+    batch = collate(samples, np.arange(4), vectors, tokenizer.pad_token_id, "pseudo", 1)
+    for plain, same in zip(guide.soft_targets(batch), padded.soft_targets(batch), strict=True):
+        assert torch.equal(plain, same)
+    assert plain.shape[1] == 7 and guide._candidates(batch, 2)[0].shape == (4, 7, 2)
 
 
 def test_samples_without_the_tower_s_answers_learn_nothing_from_it(tokenizer, vectors, model, world):
@@ -241,7 +257,7 @@ def test_what_is_taught_is_the_tower_s_ranking_of_the_gallery_in_identifiers(tau
             (image, tokens, named != text)
             for image, tokens, named in zip(table["image_id"], ends, table["text"], strict=True)
         ]
-        themselves += sum(not may for _, _, may in known)
+        themselves += sum(not other for _, _, other in known)
         assert not weights_SC[position].any(), "the word `id`"
         for depth in range(len(target)):
             position += 1

@@ -286,3 +286,11 @@ def test_names_that_are_no_unicode(few):
         (few / f"photos/{number}.txt").write_text("a photo")
     make(few, captions="sidecar", max_skipped=0.5)
     assert read_skipped(few / "out")["reason"].tolist() == ["bad name"]
+
+
+def test_a_folder_that_cannot_be_reached_is_left_to_the_stage_to_tell(monkeypatch):
+    """os.path.isdir says no where pathlib raises: below a folder that may not be searched. Root may search any."""
+    refused = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: (_ for _ in ()).throw(refused))
+    monkeypatch.setattr("os.stat", lambda *_, **__: (_ for _ in ()).throw(refused))
+    assert listing_digest(Path("/locked/photos"), Path("results"), False) == ""

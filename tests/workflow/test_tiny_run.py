@@ -8,9 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
+from grace.config import Retrieve
+from grace.errors import GraceError
 from grace.files import MARKER
+from grace.retrieval.ask import search
+from grace.retrieval.runs import read_run
 
 pytestmark = pytest.mark.slow
 TINY = "config/tiny.yaml"
@@ -105,6 +112,74 @@ def test_other_beams_rerun_retrieval_and_what_follows(workflow):
     beams = workflow.overlay("beams", {"retrieve": {"beams": 7}})
     plan = workflow.planned(overlays=(TINY, beams))
     assert plan == {"retrieve": 2, "evaluate": 2, "metrics": 1, "report": 1}
+
+
+def found_of(results, system: str, captions: list[str], **asked) -> tuple[str, dict[str, list[tuple[str, float]]]]:
+    """What the command `search` says: its first line, and by caption the images with their scores."""
+    said: list[str] = []
+    settings = Retrieve(beams=5, batch_size=2)
+    search(captions=captions, system=results / "scenes" / system, settings=settings, say=said.append, **asked)
+    images = pd.read_parquet(results / "scenes/dataset/images.parquet").set_index("file")["image_id"]
+    found: dict[str, list[tuple[str, float]]] = {}
+    for line in said[1:]:
+        words = line.split()
+        if line.startswith("\n"):
+            own = found.setdefault(line.strip(), [])
+        else:
+            own.append((images[Path(words[2]).name], float(words[1])))
+            assert int(words[0]) == len(own) and Path(words[2]).is_file()
+    return said[0], found
+
+
+@pytest.mark.parametrize("system", SYSTEMS[1:])
+def test_one_s_own_words_find_what_retrieve_finds(results, system):
+    """The captions of the test split, typed in: images and scores of the run."""
+    captions = pd.read_parquet(results / "scenes/dataset/captions.parquet").query("split == 'test'")[:7]
+    run = read_run(results / "scenes" / system / "run.trec")
+    first, found = found_of(results, system, captions["text"].tolist(), top=5, gallery_only=True)
+    assert first.startswith(f"{system.split('/')[0]}, seed 0: 30 images of the gallery")
+    for query_id, text in zip(captions["caption_id"], captions["text"], strict=True):
+        wanted = run[run["query_id"] == query_id].sort_values("rank")[:5]
+        assert [image for image, _ in found[text]] == wanted["doc_id"].tolist()
+        assert [score for _, score in found[text]] == pytest.approx(wanted["score"].tolist(), abs=0.006)
+
+
+def test_a_search_among_all_images_finds_train_images_too(results):
+    caption = "a red circle above a blue square"
+    first, found = found_of(results, "atomic/seed0", [caption], top=90)
+    assert "90 images that the model has identifiers for" in first and len(found[caption]) == 90
+    _, gallery = found_of(results, "atomic/seed0", [caption], top=30, gallery_only=True)
+    own = {image for image, _ in gallery[caption]}
+    assert [pair for pair in found[caption] if pair[0] in own] == gallery[caption]
+    splits = pd.read_parquet(results / "scenes/dataset/images.parquet").set_index("image_id")["split"]
+    assert {splits[image] for image, _ in found[caption]} == {"train", "test"}
+    _, structured = found_of(results, "structured/seed0", [caption], top=90)
+    assert len(structured[caption]) == 90, "with as many beams as images all are found"
+
+
+def test_what_is_found_is_drawn(results, tmp_path):
+    found_of(results, "atomic/seed0", ["a red circle", "a star " * 40], top=3, picture=tmp_path / "found.jpg")
+    with Image.open(tmp_path / "found.jpg") as sheet:
+        assert sheet.format == "JPEG"
+        drawn = np.asarray(sheet.convert("RGB"))
+    assert all((part < 128).any() for part in np.array_split(drawn, 3, axis=1)), "three pictures beside each other"
+    assert [file.name for file in tmp_path.iterdir()] == ["found.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("place", "keys", "said"),
+    [
+        (".", {}, "holds several trained models; name one with --system: .*atomic/seed0, .*structured/seed0"),
+        ("scenes/tower", {}, "holds no trained model"),
+        ("nowhere", {}, "nowhere does not exist"),
+        ("scenes/atomic", {"captions": ["a cat", "  "]}, "a caption is empty"),
+        ("scenes/atomic", {"captions": ["red " * 2000]}, "query with its identifier has .* tokens"),
+        ("scenes/atomic", {"picture": Path("found.gif")}, "give it one of these endings"),
+    ],
+)
+def test_a_search_that_cannot_be_is_told_in_words(results, place, keys, said):
+    with pytest.raises(GraceError, match=said):
+        search(**{"captions": ["a cat"], "system": results / place, "top": 5, "settings": Retrieve(), **keys})
 
 
 def test_train_alone_again_ends_in_the_same_runs(workflow, results):
