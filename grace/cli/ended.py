@@ -15,6 +15,7 @@ app = typer.Typer()
 
 FULL = 1 << 20
 """Free bytes below which a disk counts as full: a stage writes more than that."""
+UNWRITTEN = (1, 120)  # a traceback; Python could not write its last words
 TOLD = (2, 75, 130)  # the stage has written its reason as the last line itself
 
 
@@ -27,8 +28,8 @@ def ended_command(
     if code not in TOLD and not last_line(log).startswith("ended: "):
         free = shutil.disk_usage(log.parent).free
         said = f"ended: {reason(code)}"
-        if code == 1 and free < FULL:  # its traceback would stand in the log, if there were room
-            said = f"ended: exit code 1: no space left on the disk of {log.parent} ({free // 1024} KiB are free); make room"
+        if code in UNWRITTEN and free < FULL:  # its traceback would stand in the log, if there were room
+            said = f"ended: exit code {code}: no space left on the disk of {log.parent} ({free // 1024} KiB are free); make room"
         try:
             with open(log, "a", encoding="utf-8") as file:
                 file.write(f"{said}\n")
