@@ -27,10 +27,12 @@ def search_command(
         bool,
         typer.Option("--gallery-only", help="search the test images alone, as retrieve does; else train images too"),
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="draw what is found into this PNG, JPEG or WebP file")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="new PNG, JPEG or WebP file that what is found is drawn into")
+    ] = None,
     settings: Settings = "{}",
 ) -> None:
-    """Search a trained model's images by your own words (settings: retrieve)."""
+    """Search a trained model's images by your own words (settings: retrieve, over those of the system's run)."""
     from grace.retrieval.ask import search
 
     given = parsed(Retrieve, settings)

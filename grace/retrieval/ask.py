@@ -1,7 +1,7 @@
 """The command `search`: one's own words in, photographs out.
 
-Reads a trained system's folder (model, identifiers, tree) and the data set and embeddings beside it; prints the images, best first,
-and draws them side by side into a picture where one is asked for. No stage of the workflow: nothing is recorded.
+Reads a trained system's folder (model, identifiers, tree, the settings of its run), the data set and embeddings beside it; prints
+the images, best first, and draws them into a new picture where one is asked for. No stage of the workflow: nothing is recorded.
 
     python -m grace search "a dog runs on the beach" --system results/photos/atomic/seed0 --picture found.png
 """
@@ -12,47 +12,66 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grace.config import Retrieve
-from grace.data.tables import load_dataset
+from grace.data.tables import DatasetTables, load_dataset
 from grace.errors import GraceError
-from grace.files import need, replacing
-from grace.retrieval.contact_sheet import Found, contact_sheet, image_format
-from grace.retrieval.searcher import open_searcher
+from grace.files import need, read_json, replacing
+from grace.retrieval.contact_sheet import Found, check_size, contact_sheet, image_format, printable
+from grace.retrieval.searcher import Searcher, open_searcher
 
 DEPTHS = ("model", "seed*/model", "*/seed*/model", "*/*/seed*/model")
 """Where a model folder lies below a system's folder, a scheme's, a data set's and that of all results."""
+EXACT = """; --settings '{"search": "exact"}' proves all, and takes longer"""
 
 
 def search(
     *, captions: list[str], system: Path, top: int, settings: Retrieve, gallery_only: bool = False,
     picture: Path | None = None, say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Say the `top` images of every caption: rank, score (log-probability, nats), file and its first known caption."""
+    """Say the `top` images of every caption: rank, score (log-probability, nats), file and its first known caption.
+
+    What `settings` does not set is as in the run of the system. A file `picture` that is there already is refused.
+    """
     asked = [" ".join(caption.split()) for caption in captions]
     if not all(asked):
         raise GraceError("search: a caption is empty; say what is to be seen on the photo")
+    if any("\ud800" <= letter <= "\udfff" for caption in asked for letter in caption):
+        raise GraceError("search: a caption is no UTF-8; type it in a terminal that writes UTF-8")
+    if "depth" in settings.model_fields_set:
+        raise GraceError("search: retrieve.depth is named by --top here; leave it out of --settings")
     drawn_as = image_format(picture) if picture else ""
+    if picture and (picture.exists() or picture.is_symlink()):
+        raise GraceError(
+            f"picture {picture} is there already; name a file that is not (what is found is drawn into it)"
+        )
     folder = system_folder(system)
-    tables = load_dataset(folder.parent.parent / "dataset")
+    data, keys = folder.parent.parent, _settings(folder, settings)
+    tables = load_dataset(data / "dataset")
     searcher = open_searcher(
-        tables, folder.parent.parent / "embeddings", folder / "identifiers", folder / "trie.safetensors",
-        folder / "model", settings.device,
-    )  # fmt: skip
-    if not gallery_only:
-        searcher = searcher.among_all()
-    query_ids = [str(place) for place in range(len(asked))]
-    enough = settings.model_copy(update={"depth": top, "beams": max(settings.beams, top)})
-    rows, _, _ = searcher.answers(asked, query_ids, enough)
-    files = tables.images.set_index("image_id")["file"]
+        tables, data / "embeddings", folder / "identifiers", folder / "trie.safetensors", folder / "model", keys.device
+    )
+    searcher = searcher if gallery_only else searcher.among_all()
+    top = min(top, len(searcher.tree.image_ids))
+    if picture:
+        check_size(len(asked), top, drawn_as)
+    rows, certified = _answers(searcher, tables, asked, keys, top)
     known = tables.captions.drop_duplicates("image_id").set_index("image_id")["text"]
-    whose = "images of the gallery (split test)" if gallery_only else "images that the model has identifiers for"
-    say(f"{searcher.config['scheme']}, seed {searcher.config['seed']}: {len(searcher.tree.image_ids)} {whose}")
+    files = tables.images.set_index("image_id")["file"]
+    said = "images of the gallery (split test)" if gallery_only else "images have an identifier and are searched"
+    say(
+        f"{searcher.config['scheme']}, seed {searcher.config['seed']}: {len(searcher.tree.image_ids)} of "
+        f"{len(tables.images)} {said}"
+    )
     found = []
-    for caption, query_id in zip(asked, query_ids, strict=True):
-        say(f"\n{caption}")
-        found.append((caption, [Found(tables.image_path(files[image]), score) for image, score in rows[query_id]]))
-        for rank, (image, score) in enumerate(rows[query_id], start=1):
+    for caption, answers, proven in zip(asked, rows, certified, strict=True):
+        say(f"\n{printable(caption)}")
+        for rank, (image, score) in enumerate(answers, start=1):
             told = " ".join(str(known.get(image, "")).split())
-            say(f"{rank:3d} {score:8.2f}  {tables.image_path(files[image])}  {told}".rstrip())
+            say(printable(f"{rank:3d} {score:8.2f}  {tables.image_path(files[image])}  {told}".rstrip()))
+        if proven < len(answers):
+            part = f"the first {proven}" if proven else "none"
+            hint = EXACT if (keys.search, keys.merge) == ("beam", "max") else ""
+            say(f"      {part} of these {len(answers)} are proven to be the best{hint}")
+        found.append((caption, [Found(tables.image_path(files[image]), score) for image, score in answers]))
     if picture:
         with replacing(picture) as temporary:
             contact_sheet(found).save(temporary, format=drawn_as)
@@ -60,11 +79,39 @@ def search(
 
 
 def system_folder(place: Path) -> Path:
-    """The folder of the one trained system in `place`, which may be that folder or hold it; a `GraceError` names the choice."""
-    need(place, "results folder")
-    found = sorted({path.parent for pattern in DEPTHS for path in place.glob(pattern) if path.is_dir()})
+    """The folder of the one trained system in `place`, which may be that folder, its model or hold it; else a `GraceError`."""
+    place = need(place, "results folder").absolute()
+    found = {path.parent for pattern in DEPTHS for path in place.glob(pattern) if path.is_dir()}
+    if (place / "model.safetensors").is_file() and place.name == "model":
+        found = {place.parent}
     if not found:
         raise GraceError(f"{place} holds no trained model; run snakemake first, or name another folder with --system")
     if len(found) > 1:
-        raise GraceError(f"{place} holds several trained models; name one with --system: {', '.join(map(str, found))}")
-    return found[0]
+        names = ", ".join(map(str, sorted(found)))
+        raise GraceError(f"{place} holds several trained models; name one with --system: {names}")
+    folder = found.pop()
+    return folder if (folder.parent.parent / "dataset").exists() else folder.resolve()  # a link to it from elsewhere
+
+
+def _settings(folder: Path, given: Retrieve) -> Retrieve:
+    """Those that the system's run was made with, on the device that there is, with those given laid over them."""
+    run = folder / "retrieval.json"
+    made_with = read_json(run, "summary of the run")["provenance"]["settings"] if run.exists() else {}
+    values = {**made_with, "device": "auto", **given.model_dump(include=given.model_fields_set)}
+    return Retrieve(**{key: value for key, value in values.items() if key in Retrieve.model_fields})
+
+
+def _answers(
+    searcher: Searcher, tables: DatasetTables, asked: list[str], settings: Retrieve, top: int
+) -> tuple[list[list[tuple[str, float]]], list[int]]:
+    """By caption, the best `top` images with their scores, and how many of the first are certified to be the best."""
+    gone = set(searcher.tree.image_ids) - set(tables.images["image_id"])
+    if gone:
+        raise GraceError(
+            f"data set {tables.folder} was made again since the model was trained: it has no image {min(gone)} any more; "
+            "run snakemake again"
+        )
+    query_ids = [str(place) for place in range(len(asked))]
+    enough = settings.model_copy(update={"depth": top, "beams": max(settings.beams, top)})
+    rows, _, certified = searcher.answers(asked, query_ids, enough)
+    return [rows[query_id] for query_id in query_ids], [certified[query_id] for query_id in query_ids]

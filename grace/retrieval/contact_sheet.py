@@ -1,4 +1,4 @@
-"""Found images side by side: a row of thumbnails a caption, ranked from the left. Part of the command `search`."""
+"""Found images side by side: thumbnails of a caption, ranked from the left, ten in a line. Part of the command `search`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from grace.data.images import read_image
 from grace.errors import GraceError
 
+ACROSS = 10
+"""Thumbnails in a line."""
 SIDE = 200
 """Sides of the square that a thumbnail is fitted into, pixels."""
 GAP, LINE = 8, 22
 """Pixels between thumbnails; height of a line of text."""
+FONT = "DejaVuSans.ttf"  # Latin, Greek, Cyrillic, Arabic; where it is not installed Pillow's own has plain Latin alone
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+TALLEST = {"PNG": 65_000, "JPEG": 65_000, "WEBP": 16_000}
+"""Pixels that a picture may be high: the formats' limits, and for PNG what programs still open."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +37,64 @@ def image_format(path: Path) -> str:
     return FORMATS[path.suffix.lower()]
 
 
+def check_size(captions: int, top: int, drawn_as: str) -> None:
+    """Raise a `GraceError` where `top` images of so many captions make no picture of the format."""
+    height = captions * _height(top) + GAP
+    if height > TALLEST[drawn_as]:
+        raise GraceError(
+            f"a picture of {captions} captions with {top} images each would be {height} pixels high, and {drawn_as} holds "
+            f"{TALLEST[drawn_as]}; lower --top, or ask fewer captions at a time"
+        )
+
+
 def contact_sheet(rows: list[tuple[str, list[Found]]]) -> Image.Image:
     """One picture of all captions: each is a line of text, its images below it with rank, score and file name below each."""
-    font = ImageFont.load_default(size=15)
-    across = max((len(found) for _, found in rows), default=0)
-    height = LINE + SIDE + LINE + 2 * GAP
-    sheet = Image.new("RGB", (max(1, across) * (SIDE + GAP) + GAP, len(rows) * height + GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (caption, found) in enumerate(rows):
-        top = GAP + row * height
+    font = _font()
+    across = min(ACROSS, max((len(found) for _, found in rows), default=1))
+    size = (max(1, across) * (SIDE + GAP) + GAP, sum(_height(len(found)) for _, found in rows) + GAP)
+    sheet = Image.new("RGB", size, "white")
+    draw, top = ImageDraw.Draw(sheet), GAP
+    for caption, found in rows:
         draw.text((GAP, top), _fitting(caption, sheet.width - 2 * GAP, draw, font), "black", font=font)
         for place, one in enumerate(found):
-            left = GAP + place * (SIDE + GAP)
-            small = ImageOps.contain(read_image(one.path), (SIDE, SIDE))
-            sheet.paste(small, (left + (SIDE - small.width) // 2, top + LINE + (SIDE - small.height) // 2))
+            line, column = divmod(place, ACROSS)
+            left, above = GAP + column * (SIDE + GAP), top + LINE + line * (SIDE + LINE + GAP)
+            small = _thumbnail(one.path)
+            sheet.paste(small, (left + (SIDE - small.width) // 2, above + (SIDE - small.height) // 2))
             said = f"{place + 1}  {one.score:.2f}  {one.path.name}"
-            draw.text((left, top + LINE + SIDE), _fitting(said, SIDE, draw, font), "black", font=font)
+            draw.text((left, above + SIDE), _fitting(said, SIDE, draw, font), "black", font=font)
+        top += _height(len(found))
     return sheet
 
 
+def printable(text: str) -> str:
+    """`text` on one line, with a sign in place of what a terminal would take for a command."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _height(images: int) -> int:
+    return LINE + max(1, -(-images // ACROSS)) * (SIDE + LINE + GAP) + GAP
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    try:
+        return ImageOps.contain(read_image(path), (SIDE, SIDE))
+    except GraceError:  # the others are still worth looking at; the tile says what became of this one
+        tile = Image.new("RGB", (SIDE, SIDE), "lightgrey")
+        ImageDraw.Draw(tile).text((GAP, SIDE // 2), "cannot be read", "black", font=_font())
+        return tile
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return ImageFont.truetype(FONT, 15)
+    except OSError:
+        return ImageFont.load_default(size=15)
+
+
 def _fitting(text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """`text`, cut with dots where it is wider than `width` pixels."""
+    """`text` on one line, cut with dots where it is wider than `width` pixels."""
+    text = printable(text)
     if draw.textlength(text, font=font) <= width:
         return text
     kept = next(end for end in range(len(text), -1, -1) if draw.textlength(text[:end] + "...", font=font) <= width)

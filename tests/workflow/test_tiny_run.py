@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
+from grace.cli import app
 from grace.config import Retrieve
+from grace.data.images import read_image
 from grace.errors import GraceError
 from grace.files import MARKER
-from grace.retrieval.ask import search
+from grace.retrieval import ask
+from grace.retrieval.ask import search, system_folder
+from grace.retrieval.contact_sheet import Found, contact_sheet
 from grace.retrieval.runs import read_run
 
 pytestmark = pytest.mark.slow
@@ -125,7 +131,7 @@ def found_of(results, system: str, captions: list[str], **asked) -> tuple[str, d
         words = line.split()
         if line.startswith("\n"):
             own = found.setdefault(line.strip(), [])
-        else:
+        elif not line.startswith("      "):
             own.append((images[Path(words[2]).name], float(words[1])))
             assert int(words[0]) == len(own) and Path(words[2]).is_file()
     return said[0], found
@@ -137,7 +143,7 @@ def test_one_s_own_words_find_what_retrieve_finds(results, system):
     captions = pd.read_parquet(results / "scenes/dataset/captions.parquet").query("split == 'test'")[:7]
     run = read_run(results / "scenes" / system / "run.trec")
     first, found = found_of(results, system, captions["text"].tolist(), top=5, gallery_only=True)
-    assert first.startswith(f"{system.split('/')[0]}, seed 0: 30 images of the gallery")
+    assert first.startswith(f"{system.split('/')[0]}, seed 0: 30 of 100 images of the gallery")
     for query_id, text in zip(captions["caption_id"], captions["text"], strict=True):
         wanted = run[run["query_id"] == query_id].sort_values("rank")[:5]
         assert [image for image, _ in found[text]] == wanted["doc_id"].tolist()
@@ -147,7 +153,7 @@ def test_one_s_own_words_find_what_retrieve_finds(results, system):
 def test_a_search_among_all_images_finds_train_images_too(results):
     caption = "a red circle above a blue square"
     first, found = found_of(results, "atomic/seed0", [caption], top=90)
-    assert "90 images that the model has identifiers for" in first and len(found[caption]) == 90
+    assert "90 of 100 images have an identifier" in first and len(found[caption]) == 90
     _, gallery = found_of(results, "atomic/seed0", [caption], top=30, gallery_only=True)
     own = {image for image, _ in gallery[caption]}
     assert [pair for pair in found[caption] if pair[0] in own] == gallery[caption]
@@ -158,12 +164,80 @@ def test_a_search_among_all_images_finds_train_images_too(results):
 
 
 def test_what_is_found_is_drawn(results, tmp_path):
-    found_of(results, "atomic/seed0", ["a red circle", "a star " * 40], top=3, picture=tmp_path / "found.jpg")
-    with Image.open(tmp_path / "found.jpg") as sheet:
-        assert sheet.format == "JPEG"
-        drawn = np.asarray(sheet.convert("RGB"))
-    assert all((part < 128).any() for part in np.array_split(drawn, 3, axis=1)), "three pictures beside each other"
-    assert [file.name for file in tmp_path.iterdir()] == ["found.jpg"]
+    captions, images = ["a red circle", "a star " * 40], results / "scenes/dataset/images"
+    _, found = found_of(results, "atomic/seed0", captions, top=12, picture=tmp_path / "found.png")
+    file_of = pd.read_parquet(images.parent / "images.parquet").set_index("image_id")["file"]
+    with Image.open(tmp_path / "found.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width == 10 * 208 + 8
+        for row, caption in enumerate(captions):
+            answers = found[caption.strip()]
+            assert len(answers) == 12
+            for place, (image, _) in enumerate(answers):  # ten in a line, then the others below
+                left, above = 8 + place % 10 * 208, 8 + row * (30 + 2 * 230) + 22 + place // 10 * 230
+                right = ImageOps.contain(read_image(images / file_of[image]), (200, 200))
+                assert np.array_equal(np.asarray(sheet.crop((left, above, left + 200, above + 200))), np.asarray(right))
+    assert [file.name for file in tmp_path.iterdir()] == ["found.png"]
+
+
+def test_the_command_line_hands_everything_on(results, tmp_path, monkeypatch):
+    """From inside the system's folder, by its dot; ranks that are not proven are told."""
+    monkeypatch.chdir(results / "scenes/structured/seed0")
+    asked = ["search", "a red circle", "--system", ".", "--top", "3", "--gallery-only"]
+    drawn = tmp_path / "new" / "found.webp"
+    done = CliRunner().invoke(app, [*asked, "--settings", '{"search": "exact"}', "--picture", str(drawn)])
+    assert done.exit_code == 0 and drawn.exists() and "proven" not in done.output, done.output
+    lines = done.output.splitlines()
+    assert "30 of 100 images of the gallery" in lines[0] and lines[2] == "a red circle" and len(lines) == 8
+    captions = pd.read_parquet(results / "scenes/dataset/captions.parquet")
+    assert all(any(line.endswith(text) for text in captions["text"]) for line in lines[3:6])
+    narrow = CliRunner().invoke(app, [*asked[:4], "--settings", '{"beams": 1}', "--top", "1", "--gallery-only"])
+    assert narrow.exit_code == 0
+    exact, best = (float(said.splitlines()[3].split()[1]) for said in (done.output, narrow.output))
+    assert exact >= best and (exact == best or "none of these 1 are proven" in narrow.output)
+
+
+def test_a_system_is_known_by_any_way_to_it(results, tmp_path):
+    (tmp_path / "link").symlink_to(results / "scenes/atomic/seed0")
+    for place in (results / "scenes/atomic", results / "scenes/atomic/seed0/model", tmp_path / "link"):
+        assert system_folder(place).resolve() == (results / "scenes/atomic/seed0").resolve()
+        assert (system_folder(place).parent.parent / "dataset").is_dir()
+
+
+def test_a_search_asks_as_the_run_did(results):
+    """Beams are 5 in config/tiny.yaml and 10 by default; what is given is laid over it."""
+    folder = results / "scenes/structured/seed0"
+    assert ask._settings(folder, Retrieve()).beams == 5
+    assert ask._settings(folder, Retrieve(beams=3)).beams == 3
+
+
+def test_no_file_is_replaced(results, tmp_path):
+    """A photo named by mistake is not overwritten by what is found."""
+    (tmp_path / "mine.jpg").write_bytes(b"a photo")
+    (tmp_path / "link.png").symlink_to(tmp_path / "mine.jpg")
+    for name in ("mine.jpg", "link.png"):
+        with pytest.raises(GraceError, match="is there already"):
+            found_of(results, "atomic/seed0", ["a dog"], top=1, picture=tmp_path / name)
+    assert (tmp_path / "mine.jpg").read_bytes() == b"a photo"
+
+
+def test_names_of_any_kind_and_a_photo_that_is_gone_are_drawn(tmp_path):
+    names = ["zwei\nZeilen.png", "h\u00e9llo \u732b.png", "gone.png"]
+    for name in names[:2]:
+        Image.new("RGB", (1000, 2)).save(tmp_path / name)
+    sheet = contact_sheet([("stra\u00dfe\x1b[31m", [Found(tmp_path / name, -1.0) for name in names]), ("nothing", [])])
+    assert sheet.size == (3 * 208 + 8, 2 * 260 + 8)
+
+
+def test_a_data_set_made_again_since_is_told_in_words(results, tmp_path):
+    copy = shutil.copytree(results / "scenes", tmp_path / "scenes")
+    for name in ("images", "captions"):
+        file = copy / "dataset" / f"{name}.parquet"
+        table = pd.read_parquet(file)
+        first = pd.read_parquet(results / "scenes/dataset/images.parquet")["image_id"][0]
+        table["image_id"] = table["image_id"].replace(first, "another")
+        table.to_parquet(file, index=False)
+    with pytest.raises(GraceError, match="was made again since the model was trained"):
+        search(captions=["a cat"], system=copy / "atomic", top=1, settings=Retrieve())
 
 
 @pytest.mark.parametrize(
@@ -175,6 +249,9 @@ def test_what_is_found_is_drawn(results, tmp_path):
         ("scenes/atomic", {"captions": ["a cat", "  "]}, "a caption is empty"),
         ("scenes/atomic", {"captions": ["red " * 2000]}, "query with its identifier has .* tokens"),
         ("scenes/atomic", {"picture": Path("found.gif")}, "give it one of these endings"),
+        ("scenes/atomic", {"captions": ["a \udcff dog"]}, "a caption is no UTF-8"),
+        ("scenes/atomic", {"settings": Retrieve(depth=20)}, "is named by --top here"),
+        ("scenes/atomic", {"captions": ["a cat"] * 30, "top": 90, "picture": Path("found.webp")}, "lower --top"),
     ],
 )
 def test_a_search_that_cannot_be_is_told_in_words(results, place, keys, said):
