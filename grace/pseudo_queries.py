@@ -75,10 +75,9 @@ def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
     else:
         raise GraceError(f"table of pseudo-queries {path} must end in .parquet, .csv or .jsonl")
     lacking = {"image_id", "text"} - set(table.columns)
+    if not lacking:  # stripped as identifiers are: blanks at the ends make no other text
+        table["text"] = table["text"].map(lambda text: str(text).strip() or None, na_action="ignore")
     if lacking or table[["image_id", "text"]].isna().any().any():
-        raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
-    table["text"] = table["text"].astype(str).str.strip()  # as identifiers are: blanks make no other text
-    if (table["text"] == "").any():
         raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
     gallery, named = set(images["image_id"]), set(table["image_id"])
     if named - gallery:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from grace.config import Retrieve
-from grace.data.tables import DatasetTables, load_dataset
+from grace.config import Retrieve, parse
+from grace.data.tables import load_dataset
 from grace.errors import GraceError
 from grace.files import need, read_json, replacing
 from grace.retrieval.contact_sheet import Found, check_size, contact_sheet, image_format, printable
-from grace.retrieval.searcher import Searcher, open_searcher
+from grace.retrieval.searcher import open_searcher
 
 DEPTHS = ("model", "seed*/model", "*/seed*/model", "*/*/seed*/model")
 """Where a model folder lies below a system's folder, a scheme's, a data set's and that of all results."""
@@ -53,7 +53,9 @@ def search(
     top = min(top, len(searcher.tree.image_ids))
     if picture:
         check_size(len(asked), top, drawn_as)
-    rows, certified = _answers(searcher, tables, asked, keys, top)
+    query_ids = [str(place) for place in range(len(asked))]
+    enough = keys.model_copy(update={"depth": top, "beams": max(keys.beams, top)})
+    rows, _, certified = searcher.answers(asked, query_ids, enough)
     known = tables.captions.drop_duplicates("image_id").set_index("image_id")["text"]
     files = tables.images.set_index("image_id")["file"]
     said = "images of the gallery (split test)" if gallery_only else "images have an identifier and are searched"
@@ -62,7 +64,8 @@ def search(
         f"{len(tables.images)} {said}"
     )
     found = []
-    for caption, answers, proven in zip(asked, rows, certified, strict=True):
+    for caption, query_id in zip(asked, query_ids, strict=True):
+        answers, proven = rows[query_id], certified[query_id]
         say(f"\n{printable(caption)}")
         for rank, (image, score) in enumerate(answers, start=1):
             told = " ".join(str(known.get(image, "")).split())
@@ -96,22 +99,7 @@ def system_folder(place: Path) -> Path:
 def _settings(folder: Path, given: Retrieve) -> Retrieve:
     """Those that the system's run was made with, on the device that there is, with those given laid over them."""
     run = folder / "retrieval.json"
-    made_with = read_json(run, "summary of the run")["provenance"]["settings"] if run.exists() else {}
+    said = read_json(run, "summary of the run") if run.exists() else {}
+    made_with = said.get("provenance", {}).get("settings", {})
     values = {**made_with, "device": "auto", **given.model_dump(include=given.model_fields_set)}
-    return Retrieve(**{key: value for key, value in values.items() if key in Retrieve.model_fields})
-
-
-def _answers(
-    searcher: Searcher, tables: DatasetTables, asked: list[str], settings: Retrieve, top: int
-) -> tuple[list[list[tuple[str, float]]], list[int]]:
-    """By caption, the best `top` images with their scores, and how many of the first are certified to be the best."""
-    gone = set(searcher.tree.image_ids) - set(tables.images["image_id"])
-    if gone:
-        raise GraceError(
-            f"data set {tables.folder} was made again since the model was trained: it has no image {min(gone)} any more; "
-            "run snakemake again"
-        )
-    query_ids = [str(place) for place in range(len(asked))]
-    enough = settings.model_copy(update={"depth": top, "beams": max(settings.beams, top)})
-    rows, _, certified = searcher.answers(asked, query_ids, enough)
-    return [rows[query_id] for query_id in query_ids], [certified[query_id] for query_id in query_ids]
+    return parse(Retrieve, values, f"settings of {run}")

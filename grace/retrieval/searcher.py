@@ -68,6 +68,12 @@ def open_searcher(
     assigned = load_identifiers(identifiers)
     if config.get("identifiers") != assigned.fingerprint:
         raise GraceError(f"model {model} was trained on other identifiers than {identifiers}; train it again")
+    gone = set(assigned.table["image_id"]) - set(tables.images["image_id"])
+    if gone:
+        raise GraceError(
+            f"data set {tables.folder} was made again since the model was trained: it has no image {min(gone)} any more; "
+            "run snakemake again"
+        )
     tree = Trie.open(trie)
     tree.check(identifiers)
     vectors = load_embeddings(embeddings, len(tables.images))
