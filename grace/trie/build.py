@@ -19,7 +19,8 @@ PIECE = 2**14
 class Nodes:
     """Level-order nodes of S sequences. `first[n] .. first[n + 1]` are the children of node n; node 0 is the root.
 
-    Rows are the sequences in the order `order` (None: as they came).
+    Rows are the sequences in the order `order` (None: as they came). Only where the rows are sorted (`rows_sorted`) do the
+    nodes in `ends` rise from row to row.
     """
 
     labels: np.ndarray  # int32 [nodes], labels[0] = 0
@@ -27,6 +28,7 @@ class Nodes:
     levels: np.ndarray  # int64 [depth + 2]
     ends: np.ndarray  # int32 [S]: the node that each row ends in
     order: np.ndarray | None  # int64 [S]
+    rows_sorted: bool
 
 
 def number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
@@ -50,7 +52,7 @@ def gather_leaves(nodes: Nodes, images_S: np.ndarray) -> tuple[np.ndarray, np.nd
         numbers[leaf_nodes] = np.arange(len(leaf_nodes), dtype=np.int32)
         leaf, leaves = numbers[nodes.ends], len(leaf_nodes)
     if leaves == len(images):  # no two sequences alike
-        if not len(leaf_nodes):
+        if nodes.rows_sorted and not len(leaf_nodes):
             return leaf_nodes, none, images
         leaf_images = np.empty(leaves, dtype=np.int32)
         leaf_images[leaf] = images
@@ -161,7 +163,7 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
         levels.append(levels[-1] + count)
         before = new, begin
     first.append(np.array(levels[-1:], dtype=np.int32))
-    return Nodes(np.concatenate(labels), np.concatenate(first), np.array(levels), ends, order)
+    return Nodes(np.concatenate(labels), np.concatenate(first), np.array(levels), ends, order, rows_sorted=True)
 
 
 def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -197,7 +199,9 @@ def _by_levels(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
         levels.append(levels[-1] + len(pairs))
     children = np.bincount(np.concatenate(parents), minlength=levels[-2])
     first = 1 + np.concatenate([[0], np.cumsum(children)])
-    return Nodes(_int32(np.concatenate(labels)), _int32(first), np.array(levels), _int32(ends), None)
+    return Nodes(
+        _int32(np.concatenate(labels)), _int32(first), np.array(levels), _int32(ends), order=None, rows_sorted=False
+    )
 
 
 def _int32(values: np.ndarray) -> np.ndarray:

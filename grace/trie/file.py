@@ -19,7 +19,8 @@ from torch import Tensor
 
 from grace.errors import GraceError
 from grace.files import need, replacing
-from grace.trie.tree import ARRAYS, Names, Trie
+from grace.trie.names import Names
+from grace.trie.tree import ARRAYS, Trie
 
 FORMAT = "grace-trie-2"
 AGAIN = "run trie again"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -23,31 +23,9 @@ from torch import Tensor
 from grace.errors import GraceError
 from grace.identifiers.base import flatten, load_identifiers
 from grace.trie.build import gather_leaves, number_nodes
+from grace.trie.names import Names
 
 ARRAYS = ("labels", "first", "leaf_nodes", "leaf_first", "leaf_images")
-
-
-class Names:
-    """Names as UTF-8 bytes and offsets: millions of them are mapped into memory, and one is decoded when asked for."""
-
-    def __init__(self, encoded: Tensor, first: Tensor) -> None:
-        """`encoded` uint8 [bytes]; name n is encoded[first[n] .. first[n + 1]], first int64 [names + 1]."""
-        self.encoded, self.first = encoded, first
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> Names:
-        parts = [name.encode("utf-8") for name in names]
-        first = np.cumsum([0, *map(len, parts)])
-        return cls(torch.from_numpy(np.frombuffer(b"".join(parts), dtype=np.uint8).copy()), torch.from_numpy(first))
-
-    def __len__(self) -> int:
-        return len(self.first) - 1
-
-    def __getitem__(self, row: int) -> str:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        begin, end = self.first[row : row + 2].tolist()
-        return self.encoded[begin:end].numpy().tobytes().decode("utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +154,27 @@ class Trie:
                 return None
             node = int(nodes[place])
         return node
+
+    def find(self, tokens_NL: Tensor) -> Tensor:
+        """The nodes that N sequences lead to from the root: int64 [N], -1 for those that are not in the tree.
+
+        `tokens_NL`: int64 [N, L] on the tree's device, -1 after the last token of a sequence.
+        """
+        nodes = torch.zeros(len(tokens_NL), dtype=torch.long, device=self.device)
+        inner = len(self.first) - 1
+        for tokens in tokens_NL.unbind(1):
+            here = (tokens >= 0) & (nodes >= 0)
+            parents = nodes.clamp(0, inner - 1)
+            low, stop = self.first[parents].long(), self.first[parents + 1].long()
+            stop = torch.where(nodes < inner, stop, low)  # nodes of the last level have no children
+            high = stop
+            for _ in range(max(self.fan_out).bit_length()):  # the first child whose label is not smaller
+                middle = (low + high) // 2
+                smaller = (self.tokens_into(middle.clamp(max=self.nodes - 1)) < tokens) & (low < high)
+                low, high = torch.where(smaller, middle + 1, low), torch.where(smaller, high, middle)
+            found = (low < stop) & (self.tokens_into(low.clamp(max=self.nodes - 1)) == tokens)
+            nodes = torch.where(here, torch.where(found, low, -1), nodes)
+        return nodes
 
     def paths(self, nodes: Tensor) -> Tensor:
         """The tokens that lead to `nodes` (int64 [...]): int64 [..., depth], -1 after the last."""
