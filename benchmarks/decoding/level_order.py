@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from grace.trie import Trie
-from grace.trie.tree import Names
+from grace.trie.names import Names
 
 END = 2**20
 """End token of the sets: none of theirs. It is implicit in the trie."""

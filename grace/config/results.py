@@ -15,7 +15,18 @@ class Retrieve(Section):
     search: Literal["beam", "exact"] = Field(
         "beam", description="beam search, or beam search continued until the answers are the best of all (exact)"
     )
-    beams: Positive = Field(10, description="beams of the search")
+    beams: Positive = Field(
+        10,
+        description="beams of the search; beam search takes more where depth is larger, times the most identifiers that an image has",
+    )
+    exact_prefixes: Count = Field(
+        10_000,
+        description="prefixes that search: exact reads for one query at most, after its beam search; what it leaves open is not certified",
+    )
+    exact_memory_mb: Positive = Field(
+        1000,
+        description="memory of a batch's prefixes in search: exact, MB, beside model, prompts and beams; past it as exact_prefixes",
+    )
     depth: Positive = Field(10, description="images kept of every query")
     batch_size: Positive = Field(64, description="queries decoded at a time")
     leaves_at_once: Count = Field(

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ class IdentifierTables:
         """The rows of one split; the index keeps the row numbers of `table`."""
         return self.table[self.table["split"] == split]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
+        """sha256 (hex) of the table's content; hashed once, since a million identifiers take a second."""
         return fingerprint(self.table)
 
 
@@ -118,7 +120,7 @@ def fingerprint(table: pd.DataFrame) -> str:
     flat, lengths = flatten(table["tokens"])
     digest = hashlib.sha256()
     for column in ("image_id", "split", "text"):
-        digest.update("\0".join(table[column]).encode("utf-8") + b"\0\0")
+        digest.update("\0".join(table[column].tolist()).encode("utf-8") + b"\0\0")
     digest.update(lengths.astype("<i8").tobytes())
     digest.update(flat.astype("<i4").tobytes())
     return digest.hexdigest()
@@ -126,9 +128,12 @@ def fingerprint(table: pd.DataFrame) -> str:
 
 def flatten(sequences: Sequence[Sequence[int]] | pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """Sequences as one int64 array of all their items and an int64 array of their lengths."""
-    lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
-    parts = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *parts]), lengths
+    parts = sequences.tolist() if isinstance(sequences, pd.Series) else list(sequences)
+    lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+    if all(isinstance(part, np.ndarray) for part in parts):  # as a table that was read holds them
+        joined = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+        return joined.astype(np.int64, casting="same_kind"), lengths
+    return np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=int(lengths.sum())), lengths
 
 
 def closed(sequences: Sequence[np.ndarray] | pd.Series, end: list[int]) -> list[np.ndarray]:

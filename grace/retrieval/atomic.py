@@ -2,54 +2,112 @@
 
 Called by the stage `retrieve`; reads nothing and writes nothing itself.
 
-Legend: B queries, H width of the language model, D width of the class matrix, K trained classes, G images of the gallery.
+Legend: B queries, H width of the language model, D width of the class matrix, K trained classes, G images of the gallery, W
+candidates.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from grace.config import Retrieve
-from grace.identifiers.base import IdentifierTables
+from grace.identifiers.base import IdentifierTables, flatten
 from grace.model.atomic_head import AtomicHead
 from grace.retrieval.generative import batches_of_one_length
+from grace.retrieval.hypotheses import MINUS
+from grace.retrieval.ties import TIE, certified_ranks
 from grace.trie import Trie
+from grace.trie.names import Names
 
 # Scores held at a time by default, 64 MB: galleries of millions are walked in chunks of classes.
 SCORES_AT_ONCE = 2**24
+BLOCK = 256
+"""Scores whose best is looked up first."""
+SPARE = 16
+"""Candidates beside those asked for at first, for ties at the cut."""
 
 
 class ClassRanking:
     """The best gallery classes of queries, without ever holding the scores of all classes."""
 
-    def __init__(self, head: AtomicHead, rows_G: Tensor, scores_at_once: int = SCORES_AT_ONCE) -> None:
-        """`rows_G`: the gallery's rows of the class matrix, int64 [G]; all trained classes share the softmax."""
-        self.head, self.scores_at_once = head, scores_at_once
+    def __init__(
+        self, head: AtomicHead, rows_G: Tensor, order_G: Tensor | None = None, scores_at_once: int | None = None
+    ) -> None:
+        """`rows_G`: the gallery's rows of the class matrix, int64 [G]; all trained classes share the softmax.
+
+        `order_G`: the order of the gallery's images that breaks ties, int64 [G], lower first (default: as they come).
+        """
+        self.head, self.scores_at_once = head, scores_at_once or SCORES_AT_ONCE
         self.unit_KD = F.normalize(head.classes.float(), dim=-1)
+        self.rows_G, self.order_G = (
+            rows_G,
+            torch.arange(len(rows_G), device=rows_G.device) if order_G is None else order_G,
+        )
         self.sorted_G, self.places_G = rows_G.sort()
-        self.sorted_on_host = self.sorted_G.cpu()
+        self.sorted_on_host = self.sorted_G.cpu().numpy()
 
     def best(self, hidden_BH: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities, nats, and places in the gallery of the best `depth` classes: f32 and int64 [B, depth]."""
+        """Log-probabilities, nats, and places in the gallery of the best `depth` classes: f32 and int64 [B, depth].
+
+        Equal scores are ordered before the cut. A product's last bits depend on where a class stands in the matrix and on the
+        batch, so candidates are scored again, each by itself in fp64: identical classes have identical scores.
+        """
         queries_BD = self.head.scale() * self.head.queries(hidden_BH)
+        width = min(depth + SPARE, len(self.rows_G))
+        while True:
+            rough, places, mass = self._candidates(queries_BD, width)
+            tied = rough[:, -1] >= rough[:, min(depth, width) - 1] - TIE
+            if width == len(self.rows_G) or not bool(tied.any()):
+                break
+            width = min(2 * width, len(self.rows_G))
+        classes_BWD = self.unit_KD[self.rows_G[places]]
+        scores = (queries_BD.double()[:, None] * classes_BWD.double()).sum(-1).float() - mass[:, None]
+        order = self.order_G[places].argsort(dim=1)
+        order = order.gather(1, scores.gather(1, order).sort(dim=1, descending=True, stable=True).indices)[:, :depth]
+        return scores.gather(1, order), places.gather(1, order)
+
+    def _candidates(self, queries_BD: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (f32) and places of the best `width` classes of the gallery, and the log-sum-exp over all classes, f32 [B]."""
         classes, step = len(self.unit_KD), max(1, self.scores_at_once // len(queries_BD))
-        mass = queries_BD.new_full((len(queries_BD),), float("-inf"))
+        mass = queries_BD.new_empty(0)
         scores = queries_BD.new_empty(len(queries_BD), 0)
         places = torch.empty_like(scores, dtype=torch.long)
         for start in range(0, classes, step):
             logits = queries_BD @ self.unit_KD[start : start + step].T
-            mass = torch.logaddexp(mass, logits.logsumexp(-1))
-            low, high = torch.searchsorted(self.sorted_on_host, torch.tensor([start, start + step])).tolist()
+            here = logits.logsumexp(-1)
+            mass = torch.logaddexp(mass, here) if start else here
+            low, high = np.searchsorted(self.sorted_on_host, (start, start + step))
             if low == high:
                 continue
-            here, chosen = logits[:, self.sorted_G[low:high] - start].topk(min(depth, high - low), dim=1)
-            both = torch.cat([scores, here], 1)
-            scores, order = both.topk(min(depth, both.shape[1]), dim=1)
-            places = torch.cat([places, self.places_G[low:high][chosen]], 1).gather(1, order)
-        return scores - mass[:, None], places
+            first, last = self.sorted_on_host[low] - start, self.sorted_on_host[high - 1] - start
+            in_one_piece = last - first == high - 1 - low  # as they are where every class is of the gallery
+            here = logits[:, first : last + 1] if in_one_piece else logits[:, self.sorted_G[low:high] - start]
+            here, chosen = _top(here, min(width, high - low))
+            where = self.places_G[low:high][chosen]
+            if scores.shape[1]:
+                here, where = torch.cat([scores, here], 1), torch.cat([places, where], 1)
+                here, order = here.topk(min(width, here.shape[1]), dim=1)
+                where = where.gather(1, order)
+            scores, places = here, where
+        return scores, places, mass
+
+
+def _top(scores_BN: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """`topk` over many scores: the best `number` stand in the `number` blocks whose own best are best."""
+    blocks = scores_BN.shape[1] // BLOCK
+    if blocks <= 2 * number:
+        return scores_BN.topk(number, dim=1)
+    blocked = scores_BN[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK))
+    chosen = blocked.amax(-1).topk(number, dim=1).indices
+    within = blocked.gather(1, chosen[..., None].expand(-1, -1, BLOCK)).flatten(1)
+    places = (chosen[..., None] * BLOCK + torch.arange(BLOCK, device=chosen.device)).flatten(1)
+    rest = torch.arange(blocks * BLOCK, scores_BN.shape[1], device=chosen.device).expand(len(scores_BN), -1)
+    scores, order = torch.cat([within, scores_BN[:, blocks * BLOCK :]], 1).topk(number, dim=1)
+    return scores, torch.cat([places, rest], 1).gather(1, order)
 
 
 @torch.inference_mode()
@@ -57,37 +115,48 @@ def atomic_search(
     model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
     query_ids: list[str],
 ) -> tuple[dict[str, list[tuple[str, float]]], dict, dict[str, int]]:  # fmt: skip
-    """Run lines by query id, the counts, and the certified ranks by query id (all of them).
+    """Run lines by query id, the counts, and the certified ranks by query id (all of them but ties).
 
     Scores are log-probabilities of the softmax over all trained classes, nats.
     """
     gallery = assigned.of_split("test")
-    rows = torch.tensor([int(tokens[0]) for tokens in gallery["tokens"]], device=media.device)
+    rows = torch.from_numpy(flatten(gallery["tokens"])[0]).to(media.device)
     images = gallery["image_id"].tolist()
     depth = min(settings.depth, len(images))
-    ranking = ClassRanking(model.atomic_head, rows)
+    ranking = ClassRanking(model.atomic_head, rows, torch.from_numpy(Names.of(images).ranks()).to(media.device))
     out: dict[int, list[tuple[str, float]]] = {}
+    returned: dict[int, int] = {}  # by place in the gallery: how often
+    certified = np.zeros(len(prompt_ids), dtype=np.int64)
     for chosen in tqdm(
         batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
     ):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         hidden, _ = model.hidden_states(prompts, media)
-        scores, places = ranking.best(hidden[:, -1], depth)
+        scores, places = ranking.best(hidden[:, -1], depth + 1)  # one more tells whether the last is tied
         for query, best, where in zip(chosen, scores.tolist(), places.tolist(), strict=True):
-            out[query] = [(images[place], score) for score, place in zip(best, where, strict=True)]
-    # The class of every answer is looked up in the trie, which was built apart from the rows above.
-    own = {image: trie.walk([int(row)]) for image, row in zip(images, rows.tolist(), strict=True)}
-    valid = {image: node is not None and image in trie.images_at(node) for image, node in own.items()}
+            answers = [(images[place], score) for score, place in zip(best, where, strict=True)]
+            out[query] = answers[:depth]
+            certified[query] = min(certified_ranks(answers, MINUS), depth)
+            for place in where[:depth]:
+                returned[place] = returned.get(place, 0) + 1
     hypotheses = sum(map(len, out.values()))
+    invalid = sum(returned[place] for place in _not_theirs(trie, rows, images, list(returned)))
     counts = {
         "hypotheses": hypotheses,
-        "invalid": sum(not valid[image] for answers in out.values() for image, _ in answers),
+        "invalid": invalid,
         "duplicates": sum(len(answers) - len({image for image, _ in answers}) for answers in out.values()),
         "failed_queries": sum(not answers for answers in out.values()),
         "model_rows_per_query": 1.0,
-        "certified": 1.0,  # every class is scored
-        "certified_ranks": [1.0] * depth,
+        "certified": float((certified >= depth).mean()),
+        "certified_ranks": [float((certified >= rank).mean()) for rank in range(1, depth + 1)],
     }
     counts["valid_rate"] = 1 - counts["invalid"] / hypotheses if hypotheses else 0.0
-    by_query = {query_ids[i]: len(out[i]) for i in range(len(prompt_ids))}
+    by_query = {query_ids[i]: int(certified[i]) for i in range(len(prompt_ids))}
     return {query_ids[i]: out[i] for i in range(len(prompt_ids))}, counts, by_query
+
+
+def _not_theirs(trie: Trie, rows_G: Tensor, images: list[str], places: list[int]) -> list[int]:
+    """Those of the places in the gallery whose class is not their image's in the trie, which was built apart from `rows_G`."""
+    nodes = trie.find(rows_G[torch.tensor(places, dtype=torch.long, device=rows_G.device)][:, None])
+    found = zip(places, nodes.tolist(), strict=True)
+    return [place for place, node in found if node < 0 or images[place] not in trie.images_at(node)]

@@ -8,6 +8,8 @@ Exactness: scores only fall along a path, so the score of a pruned prefix bounds
 best score that an identifier which was not scored can have; what scores above it is exact, order included.
 `best_first` goes on from the pruned prefixes until nothing can change the answer.
 
+Equal scores are ordered before anything is cut: identifiers by the first id among their images, prefixes by their node.
+
 Beams carry node ids of the trie. The prompt is read once a query; the top-k runs over children, not over the vocabulary.
 Shapes follow from the trie, the beams and the batch alone, never from a score, so that nothing has to return to the host
 inside the loop. Fewer valid hypotheses than beams is normal: an empty place has the score -inf and node 0.
@@ -17,6 +19,7 @@ Legend: B queries, K beams, F children, V vocabulary, P places of the pool of fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -24,7 +27,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from grace.retrieval.fan_out import room_for, score_leaves
-from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Left, Rule, branch, empty_pool, roots
+from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, empty_pool, first_of, roots
 from grace.trie import Trie
 
 
@@ -50,9 +53,13 @@ def read_prompts(model, prompts_BL: Tensor, media_1NC: Tensor) -> tuple[Tensor, 
 
 def descend(
     model, logits_BV: Tensor, cache: DynamicCache, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule,
-    leaves_at_once: int = 0, pruned: list[Left] | None = None,
+    leaves_at_once: int = 0, pruned: Callable[[int, Tensor, Tensor, DynamicCache], None] | None = None,
 ) -> Hypotheses:  # fmt: skip
-    """Beam search from prompts that were read. Grows `cache` in place. To `pruned` goes every prefix left behind."""
+    """Beam search from prompts that were read. Grows `cache` in place.
+
+    `pruned` is called at every level with its depth, the scores and nodes of the prefixes left behind (f32 and int64
+    [B, K * F], -inf: none) and the cache of the K * B rows that they continue, which is not to be kept.
+    """
     batch, device = len(logits_BV), logits_BV.device
     logits, beam = logits_BV[:, None], roots(batch, trie.depth, device)
     pool = empty_pool(batch, places, trie.depth, device)
@@ -63,26 +70,27 @@ def descend(
         room = room_for(trie, beam, depth, at_once)
         if room:
             ended, whole, fed = score_leaves(model, logits, cache, media_1NC, trie, beam, depth, room)
-            pool, rows = finish(pool, ended, whole), rows + fed
+            pool, rows = finish(pool, ended, whole, trie), rows + fed
             break
         ended, grown, children = expand(trie, beam, logits, depth, rule)
         if ended is not None:
-            pool = finish(pool, ended, beam)
+            pool = finish(pool, ended, beam, trie)
         if grown is None:
             break
         flat, nodes = grown.flatten(1), children.flatten(1)
         if stop_early(trie, device, flat, pool):
             bound = torch.maximum(bound, flat.amax(1))
             if pruned is not None:
-                pruned.append(Left(flat, nodes, branch(cache), logits.shape[1]))
+                pruned(depth, flat, nodes, cache)
             break
         width = min(beams, flat.shape[1])
-        best, chosen = flat.topk(min(width + 1, flat.shape[1]), dim=1)
-        if best.shape[1] > width:
-            bound = torch.maximum(bound, best[:, width])
-        scores, chosen = best[:, :width], chosen[:, :width]
+        chosen = first_of(flat, min(width + 1, flat.shape[1]))
+        if chosen.shape[1] > width:
+            bound = torch.maximum(bound, flat.gather(1, chosen[:, width:])[:, 0])
+        chosen = chosen[:, :width]
+        scores = flat.gather(1, chosen)
         if pruned is not None:
-            pruned.append(Left(flat.scatter(1, chosen, MINUS), nodes, branch(cache), logits.shape[1]))
+            pruned(depth, flat.scatter(1, chosen, MINUS), nodes, cache)
         parents = chosen // children.shape[2]
         beam = step(trie, beam, scores, parents, nodes.gather(1, chosen), depth)
         first_rows = torch.arange(batch, device=device)[:, None] * logits.shape[1]
@@ -91,7 +99,7 @@ def descend(
         hidden, cache = model.hidden_states(tokens, media_1NC, past_key_values=cache)
         logits = model.head(hidden[:, -1]).float().view(batch, width, -1)
         rows += batch * width
-    return replace(pool, bound=bound, model_rows=rows)
+    return replace(pool, bound=torch.maximum(bound, pool.bound), model_rows=rows)
 
 
 def stop_early(trie: Trie, device: torch.device, open_BC: Tensor, pool: Hypotheses) -> bool:
@@ -145,10 +153,16 @@ def step(trie: Trie, beam: Beams, scores_BK: Tensor, parents_BK: Tensor, nodes_B
     return Beams(scores_BK, nodes, tokens)
 
 
-def finish(pool: Hypotheses, ended_BK: Tensor, beam: Beams) -> Hypotheses:
-    """Let the identifiers that end in the beams' nodes compete for the places of the pool."""
-    scores, order = torch.cat([pool.scores, ended_BK], 1).topk(pool.scores.shape[1], dim=1)
-    nodes = torch.cat([pool.nodes, beam.nodes], 1).gather(1, order).masked_fill(scores == MINUS, -1)
+def finish(pool: Hypotheses, ended_BK: Tensor, beam: Beams, trie: Trie) -> Hypotheses:
+    """Let the identifiers that end in the beams' nodes compete for the places of the pool; `bound` covers those that lose."""
+    places = pool.scores.shape[1]
+    scores, nodes = torch.cat([pool.scores, ended_BK], 1), torch.cat([pool.nodes, beam.nodes], 1)
     tokens = torch.cat([pool.tokens, beam.tokens], 1)
+    by_image = trie.leaf_order(nodes).masked_fill(scores == MINUS, trie.leaves).sort(dim=1, stable=True).indices
+    order = by_image.gather(1, first_of(scores.gather(1, by_image), places + 1))
+    scores, order = scores.gather(1, order), order[:, :places]
+    bound = torch.maximum(pool.bound, scores[:, places])
+    scores = scores[:, :places]
+    nodes = nodes.gather(1, order).masked_fill(scores == MINUS, -1)
     tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
-    return replace(pool, nodes=nodes, scores=scores, tokens=tokens)
+    return replace(pool, nodes=nodes, scores=scores, tokens=tokens, bound=bound)

@@ -3,7 +3,9 @@
 A prefix scores at least as much as every identifier below it (log-probabilities are not positive), so the answer is exact
 as soon as no open prefix scores more than the last identifier kept. Until then every round reads the best open
 prefixes of each query and opens their children: A* with the prefix's score as its bound (Dijkstra on the tree of
-log-probabilities). The cache of every prefix that was read is kept, so a round feeds one token a prefix.
+log-probabilities). Prefixes of one depth are read together, whatever query and round they are from.
+
+The work is bounded by `Limits`; what is left open then bounds the answer, and only ranks above it are certified.
 
 Legend: B queries, C open prefixes of a query, R prefixes read together, F children, P places of the pool.
 """
@@ -14,11 +16,24 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from grace.retrieval.beam_search import descend, expand, finish, read_prompts
-from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Left, Rule, branch
+from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, branch
+from grace.retrieval.prefixes import ReadPrefixes
 from grace.trie import Trie
+
+WIDER_AFTER = 8
+"""Rounds after which a round reads twice as many prefixes: a model that tells little apart needs thousands."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the rounds after the beam search may take."""
+
+    rows: int = 10_000  # prefixes read for one query
+    memory: int = (
+        2**30
+    )  # bytes: half of it for prefixes that were read and are still needed, half for those of one pass
 
 
 @dataclass(frozen=True)
@@ -27,77 +42,103 @@ class Open:
 
     scores: Tensor  # f32
     nodes: Tensor  # int64
-    sources: Tensor  # int64: the cache that holds the prefix without its last token
-    rows: Tensor  # int64: its row there
+    rows: Tensor  # int64: the row of the prefix without its last token among the read prefixes of that depth
 
 
 @torch.inference_mode()
 def exact_search(
     model, prompts_BL: Tensor, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule = FULL,
-    leaves_at_once: int = 0,
+    leaves_at_once: int = 0, limits: Limits | None = None,
 ) -> Hypotheses:  # fmt: skip
     """The best `places` identifiers of all, for prompts of one length, int64 [B, L]; arguments as in `beam_search`.
 
-    `beams` is the width of the first descent and of a round; it changes the work, never the answer.
+    `beams` is the width of the first descent and of the first rounds; it changes the work, never the answer. Where `limits`
+    end the search, `bound` is the best score that an identifier which was not scored can have.
     """
-    batch = len(prompts_BL)
+    limits = limits or Limits()
+    batch, device = len(prompts_BL), prompts_BL.device
     logits, cache = read_prompts(model, prompts_BL, media_1NC)
-    left: list[Left] = []
-    pool = descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once, pruned=left)
-    caches = [part.cache for part in left]
-    open_ = _joined([_opened(part, source) for source, part in enumerate(left)], batch, prompts_BL.device)
-    rows = pool.model_rows
+    read = ReadPrefixes(branch(cache), logits)
+    parts: list[Open] = []
+
+    def keep(depth: int, scores: Tensor, nodes: Tensor, grown) -> None:
+        width = grown.layers[0].keys.shape[0] // batch
+        row = torch.arange(batch * width, device=device).view(batch, width, 1)
+        first = read.add(depth, grown)
+        parts.append(Open(scores, nodes, (first + row).expand(-1, -1, nodes.shape[1] // width).flatten(1)))
+
+    pool = descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once, pruned=keep)
+    del logits, cache  # the rows of the beams are as large as a whole pass
+    open_, rows, spent, rounds = _joined(parts, batch, device), pool.model_rows, 0, 0
+    pool = replace(pool, bound=torch.full_like(pool.bound, MINUS))  # what was pruned is open now
     while True:
-        alive = open_.scores > pool.scores[:, -1:]  # no other prefix can change the answer
-        most = int(alive.sum(1).max()) if alive.numel() else 0
-        if not most:
-            return replace(pool, bound=torch.full_like(pool.bound, MINUS), model_rows=rows)
-        open_ = _best(replace(open_, scores=open_.scores.masked_fill(~alive, MINUS)), most)
-        taken = torch.zeros_like(alive[:, :most])
-        taken[:, :beams] = open_.scores[:, :beams] > MINUS
-        grown = [replace(open_, scores=open_.scores.masked_fill(taken, MINUS))]
-        for source in open_.sources[taken].unique().tolist():
-            queries, places_C = (taken & (open_.sources == source)).nonzero(as_tuple=True)
-            here = Open(*(getattr(open_, field.name)[queries, places_C] for field in fields(Open)))
-            pool, opened, cache = _read(model, caches[source], media_1NC, trie, here, queries, pool, rule, len(caches))
-            caches.append(cache)
-            grown += opened
-            rows += len(queries)
-        open_ = _joined(grown, batch, prompts_BL.device)
+        open_, width = _alive(open_, pool), beams << (rounds // WIDER_AFTER)
+        open_ = replace(open_, rows=read.drop_unused(_depths(trie, open_), open_.rows, open_.scores > MINUS))
+        if open_.scores.shape[1] and (spent >= limits.rows or read.bytes > limits.memory // 2):
+            pool = replace(pool, bound=torch.maximum(pool.bound, open_.scores[:, 0]))
+            open_ = _joined([], batch, device)
+        if not open_.scores.shape[1]:
+            return replace(pool, model_rows=rows)
+        taken, open_ = _split(open_, min(width, limits.rows - spent))
+        spent, rounds = spent + taken.scores.shape[1], rounds + 1
+        grown = [open_]
+        depths = _depths(trie, taken).masked_fill(taken.scores == MINUS, -1)
+        for depth in depths[depths >= 0].unique().tolist():
+            queries, at = (depths == depth).nonzero(as_tuple=True)
+            for here in torch.arange(len(queries), device=device).split(read.rows_at_once(depth, limits.memory // 2)):
+                chosen = Open(*(getattr(taken, field.name)[queries[here], at[here]] for field in fields(Open)))
+                pool, opened = _read(model, read, depth, media_1NC, trie, chosen, queries[here], pool, rule)
+                grown += opened
+                rows += len(here)
+        open_ = _joined(grown, batch, device)
 
 
 def _read(
-    model, cache: DynamicCache, media_1NC: Tensor, trie: Trie, here: Open, queries_R: Tensor, pool: Hypotheses, rule: Rule,
-    number: int,
-) -> tuple[Hypotheses, list[Open], DynamicCache]:  # fmt: skip
-    """Read R prefixes of one length from their cache; the pool, their children (cache number `number`), their cache."""
-    cache = branch(cache)
-    cache.reorder_cache(here.rows)
-    tokens = trie.tokens_into(here.nodes)[:, None]
-    hidden, cache = model.hidden_states(tokens, media_1NC, past_key_values=cache)
+    model, read: ReadPrefixes, depth: int, media_1NC: Tensor, trie: Trie, here: Open, queries_R: Tensor, pool: Hypotheses,
+    rule: Rule,
+) -> tuple[Hypotheses, list[Open]]:  # fmt: skip
+    """Read R prefixes of `depth` + 1 tokens; the pool and their children."""
+    cache = read.cache_of(depth, here.rows, queries_R)
+    hidden, cache = model.hidden_states(trie.tokens_into(here.nodes)[:, None], media_1NC, past_key_values=cache)
     logits = model.head(hidden[:, -1]).float()[:, None]
     beam = Beams(here.scores[:, None], here.nodes[:, None], trie.paths(here.nodes)[:, None])
-    depth = trie.depth_of(int(here.nodes[0]))
-    ended, grown, children = expand(trie, beam, logits, depth, rule)
+    ended, grown, children = expand(trie, beam, logits, depth + 1, rule)
     batch = len(pool.scores)
     if ended is not None:
         nodes, tokens = _by_query(beam.nodes, queries_R, batch, 0), _by_query(beam.tokens, queries_R, batch, -1)
-        scores = _by_query(ended, queries_R, batch, MINUS)
-        pool = finish(pool, scores.flatten(1), Beams(scores.flatten(1), nodes.flatten(1), tokens.flatten(1, 2)))
+        scores = _by_query(ended, queries_R, batch, MINUS).flatten(1)
+        pool = finish(pool, scores, Beams(scores, nodes.flatten(1), tokens.flatten(1, 2)), trie)
     if grown is None:
-        return pool, [], cache
-    rows = torch.arange(len(queries_R), device=queries_R.device)[:, None].expand(-1, children.shape[2])
+        return pool, []
+    first = read.add(depth + 1, cache)
+    rows = first + torch.arange(len(queries_R), device=queries_R.device)[:, None].expand(-1, children.shape[2])
     scores = _by_query(grown[:, 0], queries_R, batch, MINUS).flatten(1)
     nodes = _by_query(children[:, 0], queries_R, batch, 0).flatten(1)
-    opened = Open(scores, nodes, torch.full_like(nodes, number), _by_query(rows, queries_R, batch, 0).flatten(1))
-    return pool, [opened], cache
+    return pool, [Open(scores, nodes, _by_query(rows, queries_R, batch, 0).flatten(1))]
 
 
-def _opened(part: Left, source: int) -> Open:
-    fan_out = part.nodes.shape[1] // part.width
-    row = torch.arange(part.nodes.shape[1], device=part.nodes.device) // fan_out
-    first = torch.arange(len(part.nodes), device=row.device)[:, None] * part.width
-    return Open(part.scores, part.nodes, torch.full_like(part.nodes, source), first + row)
+def _depths(trie: Trie, prefixes: Open) -> Tensor:
+    """The depth of the prefixes' parents, int64 [B, C]."""
+    bounds = torch.tensor(trie.levels[1:], device=prefixes.nodes.device)
+    return (torch.bucketize(prefixes.nodes.contiguous(), bounds, right=True) - 1).clamp(min=0)
+
+
+def _alive(prefixes: Open, pool: Hypotheses) -> Open:
+    """The prefixes that can still change the answer, best first: no other can score more than the last of the pool."""
+    alive = prefixes.scores > pool.scores[:, -1:]
+    number = int(alive.sum(1).max()) if alive.numel() else 0
+    scores = prefixes.scores.masked_fill(~alive, MINUS)
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :number]
+    return Open(scores.gather(1, order), prefixes.nodes.gather(1, order), prefixes.rows.gather(1, order))
+
+
+def _split(prefixes: Open, number: int) -> tuple[Open, Open]:
+    """The first `number` prefixes of every query, and the others."""
+    parts = [
+        [getattr(prefixes, field.name)[:, part] for field in fields(Open)]
+        for part in (slice(number), slice(number, None))
+    ]
+    return Open(*parts[0]), Open(*parts[1])
 
 
 def _by_query(values: Tensor, queries_R: Tensor, batch: int, empty: float) -> Tensor:
@@ -109,15 +150,9 @@ def _by_query(values: Tensor, queries_R: Tensor, batch: int, empty: float) -> Te
     return out
 
 
-def _best(prefixes: Open, number: int) -> Open:
-    """The best `number` prefixes of every query, best first: [B, C] to [B, number]."""
-    order = prefixes.scores.topk(number, dim=1).indices
-    return Open(*(getattr(prefixes, field.name).gather(1, order) for field in fields(Open)))
-
-
 def _joined(parts: list[Open], batch: int, device: torch.device) -> Open:
     """The prefixes of all parts, side by side."""
     if not parts:
         none = torch.zeros(batch, 0, dtype=torch.long, device=device)
-        return Open(none.float(), none, none, none)
+        return Open(none.float(), none, none)
     return Open(*(torch.cat([getattr(part, field.name) for part in parts], 1) for field in fields(Open)))

@@ -6,6 +6,7 @@ Called by the stage `retrieve`; reads nothing and writes nothing itself.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from tqdm import tqdm
 from grace.config import Retrieve
 from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables
+from grace.identifiers.owners import Owners
 from grace.retrieval.beam_search import beam_search
-from grace.retrieval.best_first import exact_search
+from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.hypotheses import Hypotheses, Rule
+from grace.retrieval.ties import certified_ranks
 from grace.trie import Trie
 
 
@@ -27,38 +30,44 @@ def generative_search(
 ) -> tuple[dict[str, list[tuple[str, float]]], dict, dict[str, int]]:  # fmt: skip
     """Run lines by query id; the counts: hypotheses, model rows a query, certified ranks; certified ranks by query id.
 
-    A rank is certified when no identifier that was not scored can change it or any rank above it. `certified` is the share
+    A rank is certified when no identifier that was not scored can change it or any rank above it, and its score is not
+    tied with the next. `certified` is the share
     of queries with all ranks wanted and certified (`depth`, or as many as the gallery has images); `certified_ranks[r - 1]`
     that of queries with r certified ranks or more.
+
+    Where an image has several identifiers, or `depth` is larger, the search takes more beams than `settings.beams`: as
+    many as it needs to find `depth` images (`counts["beams_used"]`).
 
     Queries of one length are decoded together, so nothing is padded and a query's scores do not depend on its neighbours'
     length. An image's score is the best of its identifiers' (`max`) or their sum in probability (`logsumexp`).
     """
     if trie.end is None:
         raise GraceError("the trie's identifiers have no end token: they are those of atomic; run trie again")
-    owners = defaultdict(set)
-    for tokens, image in zip(assigned.of_split("test")["tokens"], assigned.of_split("test")["image_id"], strict=True):
-        owners[tuple(map(int, tokens))].add(image)
-    most = max(np.bincount(trie.leaf_images.cpu().numpy()))
+    owners = Owners(assigned.of_split("test"))
+    most = int(np.bincount(trie.leaf_images.cpu().numpy()).max())
     rule = Rule(settings.normalisation, assigned.levels)
-    places = max(settings.beams, settings.depth) * int(most)  # leaves, so many that they are of `depth` images at least
+    # So many identifiers that they are of `depth` different images at least, whatever beams the settings name.
+    beams = places = max(settings.beams, settings.depth) * most
     depth = min(settings.depth, len(trie.image_ids))
     found: dict[int, list[tuple[str, float]]] = {}
-    search = exact_search if settings.search == "exact" else beam_search
+    search = beam_search
+    if settings.search == "exact":
+        limits = Limits(settings.exact_prefixes, settings.exact_memory_mb * 2**20)
+        beams, search = settings.beams, partial(exact_search, limits=limits)
     # With log-sum-exp an identifier that was not scored could still add to an image that has several.
     certifiable = settings.merge == "max" or most == 1
-    counts = {"hypotheses": 0, "invalid": 0, "duplicates": 0, "failed_queries": 0}
+    counts = {"beams_used": beams, "hypotheses": 0, "invalid": 0, "duplicates": 0, "failed_queries": 0}
     certified, rows = np.zeros(len(prompt_ids), dtype=np.int64), 0
     for chosen in tqdm(
         batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
     ):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
-        best = search(model, prompts, media, trie, settings.beams, places, rule, settings.leaves_at_once)
+        best = search(model, prompts, media, trie, beams, places, rule, settings.leaves_at_once)
         rows += best.model_rows
         ranked = _rank(best, trie, owners, settings, counts)
         for query, answers, bound in zip(chosen, ranked, best.bound.tolist(), strict=True):
-            found[query] = answers
-            certified[query] = sum(score > bound for _, score in answers) if certifiable else 0
+            found[query] = answers[: settings.depth]
+            certified[query] = min(certified_ranks(answers, bound), len(found[query])) if certifiable else 0
     counts["valid_rate"] = 1 - counts["invalid"] / counts["hypotheses"] if counts["hypotheses"] else 0.0
     counts["model_rows_per_query"] = rows / len(prompt_ids)
     counts["certified"] = float((certified >= depth).mean())
@@ -78,9 +87,12 @@ def batches_of_one_length(prompt_ids: list[list[int]], size: int) -> list[list[i
 
 
 def _rank(
-    best: Hypotheses, trie: Trie, owners: dict, settings: Retrieve, counts: dict
+    best: Hypotheses, trie: Trie, owners: Owners, settings: Retrieve, counts: dict
 ) -> list[list[tuple[str, float]]]:
-    """The top images of every query. Every hypothesis is checked against the identifier table, not against the trie."""
+    """The images of every query, best first, equal scores by image id.
+
+    Every hypothesis is checked against the identifier table, not against the trie.
+    """
     out = []
     numbers = trie.leaf_numbers(best.nodes.clamp(min=0)).masked_fill(best.nodes < 0, -1)
     for leaves, scores, tokens in zip(numbers.tolist(), best.scores.tolist(), best.tokens.tolist(), strict=True):
@@ -90,7 +102,7 @@ def _rank(
                 continue
             counts["hypotheses"] += 1
             here = set(trie.images_at_leaf(leaf))
-            if owners.get(tuple(token for token in path if token >= 0)) != here:
+            if owners[[token for token in path if token >= 0]] != here:
                 counts["invalid"] += 1
                 continue
             for image in sorted(here):
@@ -104,5 +116,5 @@ def _rank(
                 else:
                     images[image] = score
         counts["failed_queries"] += not images
-        out.append(sorted(images.items(), key=lambda pair: (-pair[1], pair[0]))[: settings.depth])
+        out.append(sorted(images.items(), key=lambda pair: (-pair[1], pair[0])))
     return out

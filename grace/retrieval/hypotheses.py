@@ -33,7 +33,7 @@ class Hypotheses:
     nodes: Tensor  # int64 [B, P]
     scores: Tensor  # f32 [B, P]
     tokens: Tensor  # int64 [B, P, D], without the end token
-    bound: Tensor  # f32 [B]: no identifier below a pruned prefix scores more; -inf: nothing was pruned
+    bound: Tensor  # f32 [B]: no identifier that was left out scores more; -inf: none was left out
     model_rows: int = 0  # rows of prefixes that the model has read, prompts included
 
 
@@ -74,14 +74,16 @@ def log_normaliser(logits: Tensor) -> Tensor:
     return torch.cat([part.logsumexp(-1) for part in parts]).view(logits.shape[:-1])
 
 
-@dataclass(frozen=True)
-class Left:
-    """What one level left behind, for `best_first`: prefixes with the cache that their last token continues."""
+def first_of(scores_BN: Tensor, number: int) -> Tensor:
+    """Places of the best `number` of N scores, best first, equal scores in the order of their places: int64 [B, number].
 
-    scores: Tensor  # f32 [B, K * F]
-    nodes: Tensor  # int64 [B, K * F]
-    cache: DynamicCache  # [B * K] rows
-    width: int  # K
+    `topk` alone breaks ties as its algorithm happens to, which depends on N and on the device.
+    """
+    cut = scores_BN.topk(number, dim=1).values[:, -1:]
+    above, level = scores_BN > cut, scores_BN == cut
+    wanted = above | (level & (level.cumsum(1) <= number - above.sum(1, keepdim=True)))
+    places = wanted.int().topk(number, dim=1).indices.sort(dim=1).values  # `number` of them are set in every row
+    return places.gather(1, scores_BN.gather(1, places).sort(dim=1, descending=True, stable=True).indices)
 
 
 def roots(batch: int, depth: int, device: torch.device) -> Beams:

@@ -75,7 +75,7 @@ def open_searcher(
             "run snakemake again"
         )
     tree = Trie.open(trie)
-    tree.check(identifiers)
+    tree.check(assigned)
     vectors = load_embeddings(embeddings, len(tables.images))
     return Searcher(flamingo, words, config, assigned, tree, vectors)
 

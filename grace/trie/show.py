@@ -33,7 +33,7 @@ def show(
 ) -> None:
     """Print the children of the node that the text `prefix` leads to: token, identifiers and images below each."""
     tree, assigned, words = Trie.open(trie), load_identifiers(identifiers), read_tokenizer(tokenizer)
-    tree.check(identifiers)
+    tree.check(assigned)
     tokens = prefix_tokens(prefix, assigned, words)
     node = tree.walk(tokens)
     if node is None:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from grace.errors import GraceError
-from grace.identifiers.base import flatten, load_identifiers
+from grace.identifiers.base import IdentifierTables, flatten
 from grace.trie.build import gather_leaves, number_nodes
+from grace.trie.checks import check_prefix_free, check_sequences
 from grace.trie.names import Names
 
 ARRAYS = ("labels", "first", "leaf_nodes", "leaf_first", "leaf_images")
@@ -86,11 +87,11 @@ class Trie:
             )
         if images.min() < 0 or images.max() >= len(image_ids):
             raise GraceError(f"a trie's image rows must be 0..{len(image_ids) - 1}")
-        _check_sequences(flat, lengths_S, end)
+        check_sequences(flat, lengths_S, end)
         nodes = number_nodes(flat, lengths_S)
         inner = int(nodes.levels[-2])
         if end is None:
-            _check_prefix_free(flat, lengths_S, nodes, images, image_ids)
+            check_prefix_free(flat, lengths_S, nodes, images, image_ids)
         leaf_nodes, leaf_first, leaf_images = gather_leaves(nodes, images)
         leaves = len(leaf_nodes) if len(leaf_nodes) else len(nodes.labels) - inner
         narrow = np.uint16 if nodes.labels.max(initial=0) < 2**16 else np.int32
@@ -129,7 +130,10 @@ class Trie:
         moved = dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
         if moved.device != self.device:
             moved.__dict__.update(
-                leaves_at=self.leaves_at, most_leaves=self.most_leaves, is_leaf=self.is_leaf.to(device)
+                leaves_at=self.leaves_at,
+                most_leaves=self.most_leaves,
+                is_leaf=self.is_leaf.to(device),
+                leaf_ranks=self.leaf_ranks.to(device),
             )
         return moved
 
@@ -213,6 +217,20 @@ class Trie:
             return nodes - self.levels[-2]
         return torch.searchsorted(self.leaf_nodes, nodes.int())
 
+    @cached_property
+    def leaf_ranks(self) -> Tensor:
+        """The place of every leaf in the order that breaks ties: by the first id among its images, then by its number; int64."""
+        ranks = self.image_ids.ranks()[self.leaf_images.cpu().numpy()]
+        if len(self.leaf_first):
+            ranks = np.minimum.reduceat(ranks, self.leaf_first[:-1].cpu().numpy())
+        places = np.empty(self.leaves, dtype=np.int64)
+        places[np.argsort(ranks, kind="stable")] = np.arange(self.leaves)
+        return torch.from_numpy(places).to(self.device)
+
+    def leaf_order(self, nodes: Tensor) -> Tensor:
+        """The `leaf_ranks` of leaf nodes (int64, any shape): int64; what it says of other nodes means nothing."""
+        return self.leaf_ranks[self.leaf_numbers(nodes).clamp(0, self.leaves - 1)]
+
     def nodes_of(self, leaves: Tensor) -> Tensor:
         """Nodes of leaf numbers (int64, any shape): int64; the inverse of `leaf_numbers`."""
         return leaves + self.levels[-2] if self.uniform else self.leaf_nodes[leaves].long()
@@ -226,16 +244,18 @@ class Trie:
     @cached_property
     def most_leaves(self) -> tuple[np.ndarray, ...]:
         """For each depth 0 .. depth: the number of leaves at or below each node, most first, int64 [nodes of the depth]."""
-        out = []
-        for depth, (start, stop) in enumerate(pairwise(self.levels)):
-            begin = torch.arange(start, stop, device=self.device)
-            end, number = begin + 1, torch.zeros_like(begin)
-            for level in range(depth, self.depth + 1):
-                number += self.leaves_before(end) - self.leaves_before(begin)
-                if level < self.depth:
-                    begin, end = self.first[begin].long(), self.first[end].long()
-            out.append(number.sort(descending=True).values.cpu().numpy())
-        return tuple(out)
+        first, out = self.first.cpu().numpy().astype(np.int64), []
+        ends = np.zeros(self.nodes, dtype=np.int64)
+        ends[self.nodes_of(torch.arange(self.leaves, device=self.device)).cpu().numpy()] = 1
+        below = np.zeros(1, dtype=np.int64)  # the sums of the numbers of the next level's nodes, from its first node on
+        for start, stop in reversed(list(pairwise(self.levels))):
+            numbers = ends[start:stop]
+            if stop < self.nodes:
+                bounds = first[start : stop + 1] - stop
+                numbers = numbers + below[bounds[1:]] - below[bounds[:-1]]
+            below = np.concatenate([[0], np.cumsum(numbers)])
+            out.append(np.sort(numbers)[::-1])
+        return tuple(reversed(out))
 
     def image_rows(self, leaf: int) -> list[int]:
         """Rows of image_ids of leaf number `leaf`, rising."""
@@ -257,11 +277,11 @@ class Trie:
         node = self.walk(identifier)
         return [] if node is None else self.images_at(node)
 
-    def check(self, identifiers: Path | str) -> None:
-        """Raise a `GraceError` if the tree was built from another table than that of the folder `identifiers`."""
-        if load_identifiers(identifiers).fingerprint != self.fingerprint:
+    def check(self, identifiers: IdentifierTables) -> None:
+        """Raise a `GraceError` if the tree was built from another table than that of `identifiers`."""
+        if identifiers.fingerprint != self.fingerprint:
             raise GraceError(
-                f"the trie was built from another identifier table than that of {identifiers}; run trie again"
+                f"the trie was built from another identifier table than that of {identifiers.folder}; run trie again"
             )
 
     def save(self, path: Path | str, fingerprint: str | None = None) -> None:
@@ -276,26 +296,3 @@ class Trie:
         from grace.trie.file import read
 
         return read(Path(path), verify)
-
-
-def _check_sequences(flat: np.ndarray, lengths_S: np.ndarray, end: int | None) -> None:
-    if not lengths_S.min():
-        raise GraceError(f"identifier {int(lengths_S.argmin())} has no token")
-    if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
-        raise GraceError("a token id of an identifier is negative or too large")
-    if end is not None and (flat == end).any():
-        row = int(np.searchsorted(np.cumsum(lengths_S), (flat == end).argmax(), side="right"))
-        raise GraceError(f"identifier {row} holds the end token {end}, which may only close an identifier")
-
-
-def _check_prefix_free(flat: np.ndarray, lengths_S: np.ndarray, nodes, images: np.ndarray, image_ids) -> None:
-    inner = nodes.ends < nodes.levels[-2]
-    inner[inner] = np.diff(nodes.first)[nodes.ends[inner]] > 0
-    if inner.any():
-        at = int(inner.argmax()) if nodes.order is None else int(nodes.order[inner.argmax()])
-        start = int(lengths_S[:at].sum())
-        prefix = flat[start : start + lengths_S[at]].tolist()
-        raise GraceError(
-            f"identifiers are not prefix-free: {prefix} (image {image_ids[int(images[at])]}) is the beginning of "
-            "another, and no end token closes them"
-        )

@@ -271,10 +271,15 @@ def test_exact_search_ranks_images_of_many_identifiers_as_brute_force_does(parts
 
 
 @torch.inference_mode()
-def test_an_answer_that_is_shorter_than_asked_for_is_not_certified(parts) -> None:
-    found, counts, _ = searched(parts, per_image=1, number=20, beams=2, depth=10, leaves_at_once=0)
-    assert len(found) < 10 and counts["certified"] == 0.0 and counts["certified_ranks"][9] == 0.0
-    # A gallery of three images has three ranks, and the search that sees them all certifies them.
+@pytest.mark.parametrize(("per_image", "number", "beams", "depth"), [(1, 20, 2, 10), (4, 7, 3, 7), (4, 12, 3, 3)])
+def test_few_beams_do_not_shorten_the_answer(parts, per_image: int, number: int, beams: int, depth: int) -> None:
+    found, counts, best = searched(parts, per_image, number, beams=beams, depth=depth, leaves_at_once=0)
+    assert len(found) == depth and counts["beams_used"] == max(beams, depth) * per_image
+    assert all(best[image] >= score - 1e-4 for image, score in found.items())
+
+
+@torch.inference_mode()
+def test_a_gallery_smaller_than_the_depth_is_certified_whole(parts) -> None:
     found, counts, _ = searched(parts, per_image=1, number=3, search="exact", beams=2, depth=10)
     assert len(found) == 3 and counts["certified_ranks"] == [1.0] * 3 and counts["certified"] == 1.0
 

@@ -22,6 +22,7 @@ from grace.identifiers.base import IdentifierTables
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
 from grace.retrieval.generative import generative_search
+from grace.retrieval.ties import TIE
 from grace.trie import Trie
 
 VOCABULARY, END, MEDIA = 8, 7, torch.zeros(1, 1, 1, 1)
@@ -139,4 +140,45 @@ def test_images_are_ranked_by_their_identifiers(identifiers, prompts, beams: int
             sure = certified[name]
             assert found[:sure] == pytest.approx(best[:sure], abs=1e-4)
             if search == "exact":
-                assert sure == len(best) and found == pytest.approx(best, abs=1e-4)
+                assert found == pytest.approx(best, abs=1e-4)
+                gaps = -np.diff([*sorted(whole.values(), reverse=True), -np.inf])[:depth]
+                assert sure == next((rank for rank, gap in enumerate(gaps) if gap <= TIE), len(best))
+
+
+class FlatModel(TableModel):
+    """Every token is as likely as any other, so that identifiers of one length are tied."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return torch.zeros(*hidden.shape[:-1], VOCABULARY)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    identifiers=IDENTIFIERS, queries=st.integers(1, 5), beams=st.integers(1, 12), depth=st.integers(1, 12),
+    batch=st.integers(1, 4), at_once=st.sampled_from([0, 5, 20]),
+)  # fmt: skip
+def test_ties_are_ordered_by_image_before_the_cut(
+    identifiers, queries, beams: int, depth: int, batch: int, at_once: int
+):
+    trie, pairs = tree_of(identifiers), sorted(set(identifiers))
+    table = pd.DataFrame({
+        "image_id": ["abcdefghij"[image] for _, image in pairs], "split": "test", "tokens": [body for body, _ in pairs],
+        "text": "",
+    })  # fmt: skip
+    assigned, found = IdentifierTables(Path(), "semantic", table, [], []), {}
+    shortest = table.assign(length=table["tokens"].map(len)).groupby("image_id")["length"].min()
+    best = sorted(shortest.items(), key=lambda pair: (pair[1], pair[0]))
+    for search in ("beam", "exact"):
+        chosen = Retrieve(search=search, beams=beams, depth=depth, batch_size=batch, leaves_at_once=at_once)
+        prompts, names = [[query] for query in range(queries)], [str(query) for query in range(queries)]
+        found, _, certified = generative_search(FlatModel(), prompts, MEDIA, trie, assigned, chosen, names)
+        for name in names:
+            images = [image for image, _ in found[name]]
+            assert images == [image for image, _ in found["0"]]  # whatever else is in the batch
+            assert images == sorted(images, key=lambda image: (shortest[image], image))
+            if search == "exact":
+                assert images == [image for image, _ in best[:depth]]
+                lengths = [length for _, length in best] + [np.inf]
+                assert certified[name] == next(
+                    (r for r in range(len(images)) if lengths[r] == lengths[r + 1]), len(images)
+                )

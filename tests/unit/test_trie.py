@@ -241,7 +241,7 @@ def test_stage_holds_the_gallery_and_no_other_image(tiny, tokenizer_folder: Path
     )  # fmt: skip
     trie(identifiers=folder, tokenizer=tokenizer_folder, output=path)
     tree = Trie.open(path)
-    tree.check(folder)
+    tree.check(load_identifiers(folder))
     assert sorted(list(tree.image_ids)) == sorted(f"im{row}" for row in range(34, 54))
     for row in load_identifiers(folder).table.itertuples():
         assert (row.image_id in tree.images_of(row.tokens.tolist())) == (row.split == "test")
@@ -255,9 +255,9 @@ def test_trie_of_another_table_is_refused(tiny, tokenizer_folder: Path, tmp_path
         )  # fmt: skip
     trie(identifiers=tmp_path / "0", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
     tree = Trie.open(tmp_path / "trie.safetensors")
-    tree.check(tmp_path / "0")
+    tree.check(load_identifiers(tmp_path / "0"))
     with pytest.raises(GraceError, match="another identifier table"):
-        tree.check(tmp_path / "1")
+        tree.check(load_identifiers(tmp_path / "1"))
 
 
 def test_stage_says_what_is_missing(tiny, tokenizer_folder: Path, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -35,6 +35,14 @@ def check(sequences: list[tuple[int, ...]], images: list[int], end: int | None) 
     for sequence, node in zip(asked, nodes.tolist(), strict=True):
         found = [] if node < 0 else tree.images_at(node)
         assert found == tree.images_of(sequence) == [names[image] for image in sorted(wanted.get(sequence, []))]
+    for depth in range(tree.depth + 1):  # leaves at or below the nodes of a depth
+        heads = Counter(sequence[:depth] for sequence in wanted if len(sequence) >= depth)
+        assert tree.most_leaves[depth].tolist() == sorted(heads.values(), reverse=True)
+    order = sorted(wanted, key=lambda sequence: min(names[image] for image in wanted[sequence]))
+    ranks = [int(tree.leaf_order(torch.tensor(tree.walk(sequence)))) for sequence in order]
+    assert len(set(ranks)) == len(ranks)
+    firsts = [min(names[image] for image in wanted[sequence]) for sequence in order]
+    assert sorted(firsts) == [name for _, name in sorted(zip(ranks, firsts, strict=True))]
     return tree
 
 
