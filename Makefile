@@ -43,7 +43,7 @@ run: .venv/run.done
 	echo "Report: $(CURDIR)/$$output/report/index.html"
 
 test: lint
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest $(TESTS)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE GRACE_THREADS=fixed python -m pytest $(TESTS)
 
 lint: .venv/test.done
 	@ruff check .
@@ -63,7 +63,7 @@ test-places: .venv/test.done
 	@python -m pytest $(TESTS) tests/conda tests/slurm -rs --durations=5
 
 faults: .venv/test.done
-	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/faults -rs
+	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE GRACE_THREADS=fixed python -m pytest tests/faults -rs
 
 BENCH ?= results/decoding_benchmark.json
 bench: .venv/bench.done

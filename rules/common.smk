@@ -31,6 +31,7 @@ validate(config, "../config/schema.json", set_default=False)
 shell.prefix(
     f"set -euo pipefail; export GRACE_WORKFLOW=$PPID PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
     + ("export CUDA_VISIBLE_DEVICES=; " if CONFIG.resources.gpus == 0 else "")
+    + ("" if CONFIG.resources.adapt_threads else "export GRACE_THREADS=fixed; ")
 )
 
 OUTPUT = CONFIG.output

@@ -100,10 +100,12 @@ def tokenizer_command(dataset: Dataset, output: Output, settings: Settings = "{}
 @app.command("tower")
 def tower_command(dataset: Dataset, output: Output, settings: Settings = "{}") -> None:
     """Train or check the vision tower (settings: tower)."""
+    from grace.threads import leave_busy_cores
     from grace.towers import tower
 
     given = parsed(Tower, settings)
     said = given.model_dump(mode="json", include={"kind", given.kind})
+    leave_busy_cores()
     with recorded("tower", reads={"dataset": dataset}, writes=[output], settings=said, photos_of=dataset):
         tower(dataset=dataset, output=output, settings=given)
 

@@ -54,10 +54,12 @@ def captioner_command(
 ) -> None:
     """Train the captioner (settings: {"flamingo": ..., "training": ...})."""
     from grace.captioner import captioner
+    from grace.threads import leave_busy_cores
 
     given = parsed(_CaptionerSettings, settings)
     said = given.model_dump(mode="json")
     reads = {"dataset": dataset, "tokenizer": tokenizer, "embeddings": embeddings}
+    leave_busy_cores()
     with recorded("captioner", reads=reads, writes=[output], settings=said, seed=given.training.seed):
         captioner(**reads, output=output, state=state, flamingo=given.flamingo, training=given.training)
 
@@ -157,6 +159,7 @@ def train_command(
     settings: Settings = "{}",
 ) -> None:
     """Train one scheme (settings: {"flamingo": ..., "training": ..., "atomic_head": ...})."""
+    from grace.threads import leave_busy_cores
     from grace.training.stage import train
 
     given = parsed(_TrainSettings, settings)
@@ -170,6 +173,7 @@ def train_command(
         "tower": tower,
     }
     said = {"scheme": scheme, **given.model_dump(mode="json")}
+    leave_busy_cores()
     with recorded("train", reads=reads, writes=[output], settings=said, seed=seed):
         train(
             scheme=scheme,

@@ -75,6 +75,10 @@ class Resources(Section):
         2,
         description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries",
     )
+    adapt_threads: bool = Field(
+        True,
+        description="let a training on a processor leave out cores that other programs keep busy when it begins; with fewer threads the last digits of its results differ",
+    )
     gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
     processes: Positive = Field(1, description="training processes (torchrun) of one job")
     launcher: str = Field(
