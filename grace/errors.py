@@ -9,16 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from grace.printable import escaped
+
 
 class GraceError(Exception):
     """A problem with the user's input or machine, told in one line.
 
-    Line breaks and other unprintable characters, of a file's name for instance, are shown as escapes.
+    Line breaks and characters that command a terminal, of a file's name for instance, are shown as escapes.
     """
 
     def __str__(self) -> str:
-        said = super().__str__()
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
+        return escaped(super().__str__())
 
 
 class Interrupted(GraceError):

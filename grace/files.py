@@ -124,7 +124,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str, what: str = "JSON file") -> Any:
     path = need(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark first
     except json.JSONDecodeError as error:
         raise GraceError(
             f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "

@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from grace.config import PseudoQueries
 from grace.data.tables import DatasetTables, load_dataset
+from grace.data.text_tables import rows_of
+from grace.data.texts import check_whole
 from grace.errors import GraceError
 from grace.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
 from grace.provenance import provenance
@@ -64,16 +66,22 @@ def pseudo_queries(
 def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
     """A given table of pseudo-queries, checked: every one of `images` has one at least, no other image has any."""
     need(path, "table of pseudo-queries")
-    readers = {".csv": pd.read_csv, ".jsonl": lambda p, **kw: pd.read_json(p, lines=True, **kw)}
     if path.suffix == ".parquet":
         table = read_table(path, "table of pseudo-queries", ["image_id", "text"])
-    elif path.suffix in readers:
-        try:
-            table = readers[path.suffix](path, dtype={"image_id": str, "text": str})
-        except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-            raise GraceError(f"table of pseudo-queries {path} cannot be read ({str(error).splitlines()[0]})") from None
+    elif path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise GraceError(f"table of pseudo-queries {path} must end in .parquet, .csv, .tsv or .jsonl")
     else:
-        raise GraceError(f"table of pseudo-queries {path} must end in .parquet, .csv or .jsonl")
+        rows = []
+        for where, row in rows_of(path, "table of pseudo-queries", {"image_id": "", "text": ""}, optional=("score",)):
+            if type(row["image_id"]) is int:  # as JSON may have it
+                row["image_id"] = str(row["image_id"])
+            if row["text"] != row["text"]:  # NaN: what pandas writes for none
+                row["text"] = None
+            if not isinstance(row["image_id"], str) or not isinstance(row["text"], str | None):
+                raise GraceError(f"{where}: image_id and text must be texts")
+            check_whole(row["text"] or "", where)
+            rows.append(row)
+        table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["image_id", "text"], dtype=object)
     lacking = {"image_id", "text"} - set(table.columns)
     if not lacking:  # stripped as identifiers are: blanks at the ends make no other text
         table["text"] = table["text"].map(lambda text: str(text).strip() or None, na_action="ignore")
@@ -88,6 +96,12 @@ def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
         )
     if "score" not in table.columns:
         table["score"] = float("nan")
+    try:
+        table["score"] = table["score"].replace("", None).astype(float)
+    except (TypeError, ValueError) as error:
+        raise GraceError(
+            f"table of pseudo-queries {path}: the column score holds something that is no number ({error})"
+        ) from None
     return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
 
 

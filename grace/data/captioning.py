@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from grace.config import Folder
 from grace.data.images import read_ahead
-from grace.data.karpathy import harmless
+from grace.data.texts import harmless
 from grace.errors import GraceError
 
 BATCH = 32

@@ -15,7 +15,6 @@ left out with its captions, up to `max_skipped` of all. Images of one content st
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from grace.data.duplicates import duplicate_summary
 from grace.data.images import check_images
 from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import SPLITS, write_dataset
+from grace.data.texts import check_whole, harmless
 from grace.download.sources import sources_of
 from grace.errors import GraceError, did_you_mean
 from grace.files import need, read_json, replacing_folder
@@ -36,7 +36,6 @@ FOLD = 1000
 """Test images of one fold of COCO 1K."""
 LONGEST_ID = 200
 """Characters of an id: it stands in every line of a run."""
-_CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029][\s\x00-\x1f\x7f-\x9f]*")
 
 
 def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy, name: str) -> None:
@@ -106,6 +105,7 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
             spot = f"{place}.sentences[{position}]"
             caption_id = _id(sentence, "sentid", spot)
             text = harmless(_get(sentence, "raw", str, spot))
+            check_whole(text, spot)
             if not text:
                 raise GraceError(f"{spot}: caption {caption_id} is empty")
             if "imgid" in sentence and sentence["imgid"] != entry.get("imgid", sentence["imgid"]):
@@ -135,11 +135,6 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
         if not (images["split"] == split).any():
             raise GraceError(f"{where}: no image has the split '{split}'; GRACE needs train images and test images")
     return images, captions
-
-
-def harmless(raw: str) -> str:
-    """`raw` without outer white space; inner line breaks, tabs and control characters become one blank each stretch."""
-    return _CONTROL.sub(" ", raw).strip()
 
 
 def _keep(images: pd.DataFrame, settings: Karpathy) -> pd.DataFrame:

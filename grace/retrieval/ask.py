@@ -15,7 +15,8 @@ from grace.config import Retrieve, parse
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
 from grace.files import need, read_json, replacing
-from grace.retrieval.contact_sheet import Found, check_size, contact_sheet, image_format, printable
+from grace.printable import printable
+from grace.retrieval.contact_sheet import Found, check_size, contact_sheet, image_format
 from grace.retrieval.searcher import open_searcher
 
 DEPTHS = ("model", "seed*/model", "*/seed*/model", "*/*/seed*/model")

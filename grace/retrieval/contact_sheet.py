@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from grace.data.images import read_image
 from grace.errors import GraceError
+from grace.printable import printable
 
 ACROSS = 10
 """Thumbnails in a line."""
@@ -65,11 +66,6 @@ def contact_sheet(rows: list[tuple[str, list[Found]]]) -> Image.Image:
             draw.text((left, above + SIDE), _fitting(said, SIDE, draw, font), "black", font=font)
         top += _height(len(found))
     return sheet
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with a sign in place of what a terminal would take for a command."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _height(images: int) -> int:

@@ -167,7 +167,7 @@ def _check_words(words: object, what: str, path: Path | str) -> None:
 def _read_fields(path: Path | str, what: str, width: int, form: str) -> tuple[list[list[str]], list[int]]:
     """Split every line that is not blank; return the fields and the line numbers (from 1)."""
     try:
-        text = need(path, what).read_text(encoding="utf-8")
+        text = need(path, what).read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
     except (UnicodeDecodeError, OSError) as error:
         raise GraceError(f"{what} {path} is not a readable text file ({error})") from None
     fields, numbers = [], []

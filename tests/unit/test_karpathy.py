@@ -148,7 +148,7 @@ def at(path: str, value: Any = ...):
         (at("images.1.sentences.0.raw", " \n"), "caption 10 is empty"),
         (at("images.1.sentences.0.raw"), r"images\[1\].sentences\[0\] lacks 'raw'"),
         (at("images.1.sentences.0.raw", 3), "'raw' must be a text"),
-        (at("images.1.sentences.0.raw", "\ud800 dog"), "is not a text"),
+        (at("images.1.sentences.0.raw", "\ud800 dog"), "half of a character"),
         (at("images.1.sentences.0.sentid"), "lacks 'sentid'"),
         (at("images.1.sentences.0.sentid", True), "'sentid' must be a whole number"),
         (at("images.1.sentences.0.sentid", 20), "caption id 20 stands twice"),

@@ -206,7 +206,7 @@ def test_a_yaml_of_a_billion_laughs(tmp_path):
     one_line(error, "unknown key")
 
 
-@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 200_000, "\ufeff{}", "NaN" * 3, "\x00"])
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 200_000, "NaN" * 3, "\x00"])
 def test_a_json_that_is_none(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(GraceError) as error:

@@ -1,0 +1,97 @@
+"""Which photo of a folder a name in a table means.
+
+Exactly written names come first. A name may also have the folder's own name or path in front, backslashes, the escapes of an
+address (`%20`), or differ in what people do not see: the form of its accents (NFC, NFD), the kind of its blanks, capitals, and a
+missing ending. Such a name counts if exactly one photo fits.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from grace.errors import GraceError
+
+
+def looks(name: str) -> str:
+    """`name` in the form in which names that look the same are the same: NFC, every blank a plain one."""
+    blanks = "".join(" " if unicodedata.category(letter) == "Zs" else letter for letter in name)
+    return unicodedata.normalize("NFC", blanks)
+
+
+def _spoken(name: str) -> str:
+    return looks(name).casefold()
+
+
+def _without_ending(name: str) -> str:
+    return str(PurePosixPath(_spoken(name)).with_suffix(""))
+
+
+Form = Callable[[str], str]
+# The forms of a written name and of a photo's that are compared, from what is certain to what is likely: in the last two, two
+# photos may well have names that differ no more.
+LEVELS: tuple[tuple[Form, Form, bool], ...] = (
+    (str, str, False),
+    (looks, looks, False),
+    (_spoken, _spoken, True),
+    (_spoken, _without_ending, True),
+)
+
+
+class PhotoNames:
+    """The photos of a folder by their names."""
+
+    def __init__(self, folder: Path, files: list[str]) -> None:
+        """`files`: paths of the photos inside `folder`, with `/`."""
+        self.folder, self.files = folder, files
+        self.by_path = [_grouped(files, form) for _, form, _ in LEVELS]
+        self.by_name = [
+            _grouped(files, lambda file, form=form: form(PurePosixPath(file).name)) for _, form, _ in LEVELS
+        ]
+
+    def match(self, names: list[str], where: str) -> dict[str, str]:
+        """{name: file} of the names that mean one photo; a `GraceError` for a name that may be several photos.
+
+        A photo that one name gives exactly is not given to another that differs in capitals or has no ending.
+        """
+        found = {name: self._file(name, where) for name in dict.fromkeys(names)}
+        exact = {file for file, likely in found.values() if file and not likely}
+        return {name: file for name, (file, likely) in found.items() if file and not (likely and file in exact)}
+
+    def _file(self, name: str, where: str) -> tuple[str, bool]:
+        """The photo that `name` means ("": none), and whether that is only likely."""
+        forms = self._forms(name)
+        for (written, _, likely), by_path, by_name in zip(LEVELS, self.by_path, self.by_name, strict=True):
+            for form in forms:
+                for groups in (by_path, by_name):
+                    candidates = groups.get(written(form), []) if form else []
+                    if len(candidates) > 1:
+                        raise GraceError(
+                            f"{where}: {name!r} may be {candidates[0]} or {candidates[1]}; write the path inside the folder "
+                            "of images"
+                        )
+                    if candidates:
+                        return candidates[0], likely
+        return "", False
+
+    def _forms(self, name: str) -> list[str]:
+        """The name as it stands, without blanks at its ends, and as a path inside the folder, whatever way it is written."""
+        forms = [name, name.strip()]
+        forms += [form.replace("\\", "/") for form in forms]
+        forms += [unquote(form) for form in forms if "%" in form]
+        forms += [form.removeprefix("./") for form in forms if form.startswith("./")]
+        for form in list(forms):
+            for front in (self.folder.as_posix(), self.folder.name):
+                if front and form.startswith(f"{front}/"):
+                    forms.append(form[len(front) + 1 :])
+        return list(dict.fromkeys(forms))
+
+
+def _grouped(files: list[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        out[key(file)].append(file)
+    return dict(out)
