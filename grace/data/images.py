@@ -1,11 +1,12 @@
 """Images: which can be used, and what their pixels are. One rule for every data set, here and nowhere else.
 
 Pixels: EXIF orientation is applied; everything becomes RGB; transparency is laid over white; an animation or a file of
-several pages gives its first; 16-bit grey keeps its high byte; 32-bit and float grey is stretched from its least to its
+several pages gives its first; grey of 9 to 16 bits keeps its high 8; 32-bit and float grey is stretched from its least to its
 greatest value; CMYK and palettes are converted.
 
 Left out, each with its reason: `missing`, `empty` (no bytes), `not an image` (none of `FORMATS`, whatever its name says),
-`not supported` (HEIC or AVIF, whatever its name says),
+`not supported` (an image of another kind, such as HEIC, JPEG 2000 or a camera's raw file),
+`not a file` (a named pipe, a socket, a device or a folder),
 `broken` (cut off or damaged), `too large` (over `MAX_PIXELS` pixels or `MAX_BYTES` bytes: it is not even decoded),
 `bad name` (no Unicode, or a path out of the folder).
 
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
+import stat
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,20 +28,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from grace.data.kinds import PNG, kind_of, without_metadata
+from grace.data.listing import RAW
+from grace.data.pixels import to_rgb
 from grace.errors import GraceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
-"""What stands after `ftyp` in a file of a phone: a picture that none of `FORMATS` reads."""
 MAX_PIXELS = 2 * 89_478_485
 """Pillow's own limit against decompression bombs: 179 million pixels."""
 MAX_BYTES = 256 << 20
 
-# Pillow warns at half of MAX_PIXELS; large photographs are welcome, and the limit is checked here.
+# Pillow warns at half of MAX_PIXELS; large photographs are welcome, and the limit is checked here. What else it finds worth a
+# warning (corrupt EXIF) says nothing about the pixels, and what cannot be read is listed with its reason.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.ERROR)
 
 
 class Unusable(Exception):
@@ -62,7 +69,7 @@ class Verdict:
 def read_image(path: Path) -> Image.Image:
     """One image as RGB; `GraceError` if it cannot be used."""
     try:
-        return _rgb(_load(_content(path)))
+        return to_rgb(*_load(_content(path), path.suffix))
     except Unusable as why:
         raise GraceError(f"image {path} {_say(why)}; replace it or take it out of the data set") from None
 
@@ -106,7 +113,7 @@ def _check(folder: Path, file: str) -> Verdict:
         if not _is_inside(file):
             raise Unusable("bad name", "must be a Unicode path inside the folder of images")
         content = _content(folder / file)
-        _load(content, draft=True)
+        _load(content, PurePosixPath(file).suffix, draft=True)
     except Unusable as why:
         return Verdict(file, reason=why.reason, detail=_say(why))
     return Verdict(file, digest=hashlib.sha256(content).hexdigest())
@@ -114,9 +121,11 @@ def _check(folder: Path, file: str) -> Verdict:
 
 def _content(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise Unusable("too large", f"has {size:,} bytes, {MAX_BYTES:,} are allowed")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a named pipe would wait for somebody to write into it
+            raise Unusable("not a file", "is a named pipe, a socket, a device or a folder")
+        if found.st_size > MAX_BYTES:
+            raise Unusable("too large", f"has {found.st_size:,} bytes, {MAX_BYTES:,} are allowed")
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable("missing", "does not exist") from None
@@ -127,18 +136,23 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _load(content: bytes, draft: bool = False) -> Image.Image:
-    """Decode the first picture of a file to the end; `draft`: small, for a check only."""
+def _load(content: bytes, ending: str, draft: bool = False) -> tuple[Image.Image, bytes]:
+    """The first picture of a file, decoded to the end, and the file's bytes; `draft`: small, for a check only."""
+    if ending.lower() in RAW:  # Pillow would take many for a TIFF and give their thumbnail
+        raise Unusable("not supported", "is a camera's raw file: convert it to JPEG or PNG")
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise Unusable("too large", f"{image.width} x {image.height} pixels, {MAX_PIXELS:,} are allowed")
-        if draft:
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()  # verify() does not notice a JPEG that was cut off
+        try:
+            return _decoded(content, draft), content
+        except ValueError as error:  # a profile or a text that is large when unzipped; the pixels may be sound
+            if content[:8] != PNG or (
+                "too large" not in str(error).lower() and "too much memory" not in str(error).lower()
+            ):
+                raise
+            return _decoded(without_metadata(content), draft), content
     except UnidentifiedImageError:
-        if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
-            raise Unusable("not supported", "is HEIC or AVIF: convert it to JPEG or PNG") from None
+        kind = kind_of(content, ending)
+        if kind:
+            raise Unusable("not supported", f"is {kind}: convert it to JPEG or PNG") from None
         raise Unusable("not an image", "cannot identify image file") from None
     except Image.DecompressionBombError:
         raise Unusable("too large", f"more than {MAX_PIXELS:,} pixels") from None
@@ -146,32 +160,20 @@ def _load(content: bytes, draft: bool = False) -> Image.Image:
         raise
     except Exception as error:  # Pillow raises SyntaxError, OSError, struct.error and more for broken files
         raise Unusable("broken", (str(error).splitlines() or [type(error).__name__])[0]) from None
+
+
+def _decoded(content: bytes, draft: bool) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise Unusable("too large", f"{image.width} x {image.height} pixels, {MAX_PIXELS:,} are allowed")
+    if draft:
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+    image.load()  # verify() does not notice a JPEG that was cut off
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_stretched(np.asarray(image).astype(np.float64)))
-    return image.convert("RGB")
-
-
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Grey of any range [H, W] to bytes, from the least to the greatest finite value; one value alone becomes black."""
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low or 1.0)
-    return (255 * scaled).round().astype(np.uint8)
-
-
 def _say(why: Unusable) -> str:
-    if why.reason in ("missing", "bad name", "too large", "not supported"):
+    if why.reason in ("missing", "bad name", "too large", "not supported", "not a file"):
         return str(why)
     return f"cannot be read as {', '.join(FORMATS)} ({why})"
 

@@ -164,7 +164,11 @@ def _fold(images: pd.DataFrame, fold: int, where: str) -> pd.DataFrame:
 
 
 def _find(folder: Path, images: pd.DataFrame) -> list[str]:
-    """The paths of the images inside `folder`; a `GraceError` names the first that is missing or leads out of it."""
+    """The paths of the images inside `folder`; a `GraceError` names the first that is missing or leads out of it.
+
+    Where a photo is not in its `filepath` it may lie in the folder itself, so two entries of different paths can come to the
+    same photo: that is an error too.
+    """
     found, missing = [], []
     for filepath, filename in zip(images["filepath"], images["filename"], strict=True):
         candidates = [os.path.join(filepath, filename), filename] if filepath else [filename]
@@ -172,12 +176,20 @@ def _find(folder: Path, images: pd.DataFrame) -> list[str]:
             if "\0" in file or ".." in Path(file).parts or Path(file).is_absolute():
                 raise GraceError(f"image file {_cut(file)!r} must be a path inside the folder of images")
         file = next((file for file in candidates if _is_file(folder, file)), None)
-        (missing if file is None else found).append(candidates[0] if file is None else file)
+        (missing if file is None else found).append(candidates[0] if file is None else os.path.normpath(file))
     if missing:
         more = f" (and {len(missing) - 1} more such images)" if len(missing) > 1 else ""
         raise GraceError(
             f"image {_cut(missing[0])} is missing in {folder}; fetch it or remove it from the JSON file{more}"
         )
+    named: dict[str, str] = {}
+    for file, asked in zip(found, images["filepath"].str.cat(images["filename"], sep="/"), strict=True):
+        if file in named:
+            raise GraceError(
+                f"the file {_cut(file)} stands with two images, {_cut(named[file])} and {_cut(asked.lstrip('/'))}; each needs "
+                f"its own: put the photos of {folder} into the folders that 'filepath' names"
+            )
+        named[file] = asked.lstrip("/")
     return found
 
 

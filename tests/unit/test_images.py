@@ -113,7 +113,7 @@ def test_reasons(tmp_path, monkeypatch):
             with pytest.raises(GraceError, match="replace it or take it out") as caught:
                 read_image(tmp_path / file)
             assert "\n" not in str(caught.value)
-    assert found["none.jpg"].reason == "missing" and found["folder.jpg"].reason == "broken"
+    assert found["none.jpg"].reason == "missing" and found["folder.jpg"].reason == "not a file"
     assert found["../outside.jpg"].reason == found["a\ud800.jpg"].reason == "bad name"
     assert found["zz copy.jpg"].digest == check_images(tmp_path, ["plain 2.jpg"])[0].digest
     assert not found["old.bmp"].reason and len(found["old.bmp"].digest) == 64

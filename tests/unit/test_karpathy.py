@@ -310,3 +310,26 @@ def test_a_file_of_two_images_is_refused(folder: Path):
     content["images"][5]["filename"] = content["images"][1]["filename"]
     with pytest.raises(GraceError, match="stands with two images"):
         run(folder, content)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[("dogs", "0.png"), ("cats", "0.png")], [("", "0.png"), ("", "./0.png")], [("", "0.png"), ("below/..", "0.png")]],
+)
+def test_two_images_never_share_one_photo(tmp_path, names) -> None:
+    (tmp_path / "photos/below").mkdir(parents=True)
+    entries = []
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number * 90, 0, 0)).save(tmp_path / f"photos/{number}.png")
+    for number, (split, (filepath, filename)) in enumerate(zip(("train", "test"), names, strict=True)):
+        sentence = {"sentid": number, "raw": "a photo"}
+        entries.append({"imgid": number, "split": split, "filename": filename, "sentences": [sentence]})
+        if filepath:
+            entries[-1]["filepath"] = filepath
+    (tmp_path / "d.json").write_text(json.dumps({"images": entries}))
+    with pytest.raises(GraceError, match=r"0\.png stands with two images|inside the folder"):
+        karpathy(
+            json_file=tmp_path / "d.json", images=tmp_path / "photos", output=tmp_path / "out", settings=Karpathy(),
+            name="x",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

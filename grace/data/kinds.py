@@ -1,0 +1,39 @@
+"""What a file is that Pillow is not asked to read, for an error that says what to do; and PNGs without their metadata."""
+
+from __future__ import annotations
+
+import struct
+
+PNG = b"\x89PNG\r\n\x1a\n"
+METADATA = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+"""What stands after `ftyp` in a file of a phone."""
+BEGINNINGS = {
+    b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"8BPS": "a Photoshop document", b"\0\0\x01\0": "an icon (ICO)", b"v/1\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR",
+    b"qoif": "QOI", b"P1": "PNM", b"P2": "PNM", b"P3": "PNM", b"P4": "PNM", b"P5": "PNM", b"P6": "PNM", b"\x0a\x05\x01": "PCX",
+}  # fmt: skip
+BY_ENDING = {".tga": "TGA", ".svg": "a drawing (SVG)"}
+"""Kinds whose files begin in no certain way."""
+
+
+def kind_of(content: bytes, ending: str) -> str:
+    """The kind of an image that none of the formats in use reads; empty: it does not look like one."""
+    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+        return "HEIC or AVIF"
+    if content[4:8] == b"ftyp" and content[8:11] == b"crx":
+        return "a camera's raw file"
+    named = next((kind for start, kind in BEGINNINGS.items() if content.startswith(start)), "")
+    return named or BY_ENDING.get(ending.lower(), "")
+
+
+def without_metadata(content: bytes) -> bytes:
+    """The bytes of a PNG without colour profile and texts, whose unzipped size Pillow bounds; the pixels are the same."""
+    kept, place = [content[:8]], 8
+    while place + 8 <= len(content):
+        (length,) = struct.unpack(">I", content[place : place + 4])
+        stop = place + 12 + length
+        if content[place + 4 : place + 8] not in METADATA:
+            kept.append(content[place:stop])
+        place = stop
+    return b"".join(kept)
