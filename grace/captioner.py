@@ -18,7 +18,7 @@ from grace.embeddings import load_embeddings
 from grace.identifiers.base import read_tokenizer
 from grace.model.flamingo import build
 from grace.model.published import load_flamingo
-from grace.prompts import Prompts
+from grace.prompts import Prompts, check_queries
 from grace.training.pools import caption_pools
 from grace.training.stage import about, run
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT
@@ -40,6 +40,8 @@ def captioner(
     model = build(flamingo, words, vectors.width)
     if flamingo.checkpoint:
         load_flamingo(Path(flamingo.checkpoint), model, flamingo.language_model == "pretrained")
+    queries = tables.captions_of("test")["text"].tolist()
+    check_queries(Prompts(words), queries, 1, model.max_length, "test caption")  # asked for after all of the trainings
     pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
     seen = []
     for path in (embeddings / "visual_tokens.npy", dataset / "captions.parquet"):

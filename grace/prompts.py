@@ -59,11 +59,24 @@ class Prompts:
         return plain_tokens(self.tokenizer, [text])[0]
 
 
-def check_lengths(lengths: Sequence[int], limit: int | None, what: str) -> None:
-    """Raise a `GraceError` if a sequence is longer than the model can read; nothing is ever cut to fit."""
+def check_lengths(lengths: Sequence[int], limit: int | None, what: str, texts: Sequence[str] | None = None) -> None:
+    """Raise a `GraceError` if a sequence is longer than the model can read; nothing is ever cut to fit.
+
+    `texts`: what each sequence was made of; that of the longest is shown.
+    """
     longest = max(lengths, default=0)
     if limit is not None and longest > limit:
+        text = texts[list(lengths).index(longest)] if texts is not None else ""
+        shown = f" ({text[:80]!r}{'...' if len(text) > 80 else ''})" if text else ""
         raise GraceError(
-            f"the longest {what} has {longest} tokens but the language model reads {limit}; "
-            "raise flamingo.scratch.max_length or take a model with a longer context"
+            f"the longest {what} has {longest} tokens{shown} but the language model reads {limit}; shorten it, raise "
+            "flamingo.scratch.max_length, or take a model with a longer context"
         )
+
+
+def check_queries(
+    prompts: Prompts, texts: Sequence[str], longest_identifier: int, limit: int | None, what: str
+) -> None:
+    """Raise a `GraceError` for a query that leaves no room for an identifier: asked before anything is trained."""
+    lengths = [len(ids) + longest_identifier for ids in prompts.retrieve(texts)]
+    check_lengths(lengths, limit, f"{what} with its identifier", texts)

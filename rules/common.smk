@@ -7,13 +7,14 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import apply_wildcards
-from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 
 from grace.clock import no_times_to_come
 from grace.config import Config
 from grace.config import parse as parse_config
+from grace.config.overlays import Overlays
+from grace.config.paths import check_paths, read_by
 from grace.data.listing import listing_digest
 from grace.ending import last_line, was_asked_to_end
 from grace.errors import GraceError
@@ -21,10 +22,10 @@ from grace.schemes import SCHEMES
 from grace.stages import STAGES
 
 try:
-    CONFIG = parse_config(Config, config, "configuration")
+    CONFIG = parse_config(Config, config, "configuration", Overlays(workflow.configfiles).origin)
+    check_paths(CONFIG)
 except GraceError as error:
     raise WorkflowError(str(error)) from None
-validate(config, "../config/schema.json", set_default=False)
 
 # Jobs import the package from the repository, whatever the working directory is. Without GPUs in the configuration a job
 # sees none. A stage ends when the Snakemake that started it is gone (grace/ending.py).

@@ -28,18 +28,23 @@ def resolve_command(output: OutputFile, settings: Settings) -> None:
 def config_command(
     write: Annotated[bool, typer.Option("--write", help="write config.yaml and config/schema.json")] = False,
     drift: Annotated[bool, typer.Option("--drift", help="fail if those two are not what --write would write")] = False,
-    check: Annotated[Path | None, typer.Option(help="check a configuration file, laid over the defaults")] = None,
-    get: Annotated[str | None, typer.Option(help="print one key of config.yaml, such as train.steps")] = None,
+    check: Annotated[
+        list[Path] | None,
+        typer.Option(help="check configuration files, later ones laid over earlier ones and the defaults"),
+    ] = None,
+    get: Annotated[str | None, typer.Option(help="print the value of one key, such as train.steps")] = None,
+    configfile: Annotated[list[Path] | None, typer.Option(help="files laid over config.yaml, for --get")] = None,
 ) -> None:
     """Make config.yaml and its JSON schema from the models; check or read a configuration file."""
     from grace.config import load
+    from grace.config.paths import check_paths
     from grace.config_export import drifted, value_of, write_all
 
-    if check is not None:
-        load(check)
-        typer.echo(f"{check}: valid")
+    if check:
+        check_paths(load(*check))
+        typer.echo(f"{', '.join(map(str, check))}: valid")
     elif get is not None:
-        typer.echo(value_of(load(Path("config.yaml")), get))
+        typer.echo(value_of(load(Path("config.yaml"), *(configfile or ())), get))
     elif drift:
         if names := drifted(Path.cwd()):
             raise GraceError(f"{', '.join(names)}: not what grace/config/ says; run python -m grace config --write")

@@ -7,10 +7,9 @@ a test fails when they drift. Every stage reads one section, its *slice*, and is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from grace.config.base import Count, Section, parse, parse_settings
 from grace.config.data import Dataset, Folder, Karpathy, Scenes
@@ -23,9 +22,9 @@ from grace.config.models import (
     ScratchTower,
     Tower,
 )
+from grace.config.overlays import Overlays
 from grace.config.results import Evaluate, Report, Resources, Retrieve
 from grace.config.training import Atomic, Captioner, Identifiers, PseudoQueries, SchemeTraining, Train, Training
-from grace.errors import GraceError
 from grace.schemes import SCHEMES
 
 __all__ = [
@@ -59,6 +58,8 @@ __all__ = [
 ]
 
 Scheme = Literal[tuple(SCHEMES)]
+RESERVED = ("logs", "benchmarks", "report", "metrics.json", "decoding_benchmark.json")
+"""Names that stand beside the data set's folder in the folder of results."""
 
 
 class Config(Section):
@@ -96,6 +97,39 @@ class Config(Section):
         starts = {self.train.for_scheme(scheme).start_from for scheme in self.trained_schemes}
         return self.pseudo_queries.source == "captioner" or "captioner" in starts
 
+    @field_validator("output")
+    @classmethod
+    def _is_a_folder_of_its_own(cls, value: str) -> str:
+        place = Path(value)
+        if not value.strip() or ".." in place.parts or place in (Path("."), Path(place.anchor)):
+            raise ValueError("name a folder of its own, such as results: everything in it is made and replaced by runs")
+        if any(mark in value for mark in "{}*?[]~$") or not value.isprintable():
+            raise ValueError("the folder's name may not hold any of { } * ? [ ] ~ $ or invisible characters")
+        return str(place)
+
+    @model_validator(mode="after")
+    def _fits_each_scheme(self) -> Config:
+        if self.dataset.name in RESERVED:
+            raise ValueError(
+                f"dataset.name: {self.dataset.name} is the name of something else in the folder of results; choose another"
+            )
+        if self.captioner_is_read:
+            _check_warmup("captioner", self.captioner)
+        if self.tower.kind == "scratch":
+            _check_warmup("tower.scratch", self.tower.scratch)
+        for scheme in self.trained_schemes:
+            try:
+                keys = self.train.for_scheme(scheme)
+            except ValidationError as error:
+                words = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+                raise ValueError(f"train.{scheme}, with the keys of train: {words}") from None
+            _check_warmup(f"train.{scheme}", keys)
+            if not keys.memorize_batch + keys.retrieve_batch:
+                raise ValueError(
+                    f"train.{scheme}: memorize_batch and retrieve_batch are both 0, so a step has no samples; raise one"
+                )
+        return self
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         if not self.schemes:
@@ -119,8 +153,6 @@ class Config(Section):
                 )
         if self.dataset.source == "folder" and not self.dataset.folder.images:
             raise ValueError("dataset.folder.images must be set when dataset.source is folder")
-        if self.tower.scratch.image_size % self.tower.scratch.patch_size:
-            raise ValueError("tower.scratch: patch_size must divide image_size")
         if self.train.for_scheme("atomic").start_from == "atomic":
             raise ValueError("train.atomic.start_from: atomic cannot start from itself; set captioner or scratch")
         if self.pseudo_queries.source == "file" and not self.pseudo_queries.file:
@@ -128,27 +160,15 @@ class Config(Section):
         return self
 
 
+def _check_warmup(where: str, keys: Training | ScratchTower) -> None:
+    if keys.warmup_steps > keys.steps:
+        raise ValueError(
+            f"{where}: warmup_steps {keys.warmup_steps} is more than steps {keys.steps}: the learning rate would never reach "
+            "its peak; lower it"
+        )
+
+
 def load(*paths: Path | str) -> Config:
     """Read and validate a configuration: YAML files, later ones laid over earlier ones, all over the defaults."""
-    values: dict[str, Any] = {}
-    for path in map(Path, paths):
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise GraceError(f"configuration file {path} does not exist") from None
-        except OSError as error:
-            raise GraceError(f"configuration file {path} cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if found is not None and not isinstance(found, dict):
-            raise GraceError(f"configuration file {path} holds no keys at its top")
-        values = _laid_over(values, found or {})
-    return parse(Config, values, f"configuration file {', '.join(map(str, paths))}")
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _laid_over(out[key], value) if both else value
-    return out
+    overlays = Overlays(paths)
+    return parse(Config, overlays.values, f"configuration {', '.join(map(str, paths))}", overlays.origin)

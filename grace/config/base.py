@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grace.errors import GraceError, did_you_mean
+from grace.config.words import said
+from grace.errors import GraceError
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -18,15 +20,24 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def parse(model: type[Section], values: Any, where: str) -> Any:
-    """Validate `values` against `model`; every problem becomes one `GraceError` line that starts with `where`."""
+def parse(
+    model: type[Section], values: Any, where: str, origin: Callable[[tuple, Any], str] = lambda place, value: ""
+) -> Any:
+    """Validate `values` against `model`; all problems become one `GraceError` line that starts with `where`.
+
+    `origin` tells the file that a wrong value of a key is from ("": not known), which is named with the problem.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise GraceError(f"{where}: " + "; ".join(_say(model, problem) for problem in error.errors())) from None
+        problems = []
+        for problem in error.errors():
+            file = origin(problem["loc"], problem["input"])
+            problems.append(said(model, problem) + (f" in {file}" if file else ""))
+        raise GraceError(f"{where}: " + "; ".join(problems)) from None
 
 
 def parse_settings(model: type[Section], text: str, where: str) -> Any:
@@ -38,20 +49,11 @@ def parse_settings(model: type[Section], text: str, where: str) -> Any:
             else yaml.safe_load(Path(text).read_text(encoding="utf-8"))
         )
     except (OSError, UnicodeDecodeError) as error:
+        key, equals, value = text.partition("=")
+        hint = f"""; write '{{"{key.strip()}": {value.strip()}}}'""" if equals and not Path(text).suffix else ""
         raise GraceError(
-            f"{where}: cannot read {text!r} ({error}); give inline JSON or the path of a YAML file"
+            f"{where}: cannot read {text!r} ({error}); give inline JSON or the path of a YAML file{hint}"
         ) from None
     except yaml.YAMLError as error:
         raise GraceError(f"{where}: not valid JSON or YAML: {' '.join(str(error).split())}") from None
     return parse(model, values or {}, where)
-
-
-def _say(model: type[BaseModel], problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section: Any = model
-        for part in problem["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return f"unknown key '{place}'" + did_you_mean(str(problem["loc"][-1]), section.model_fields)
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {said} (got {problem['input']!r})" if place else said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from grace.config.base import Count, Positive, Rate, Section, Share
 
@@ -29,6 +29,15 @@ class ScratchTower(Section):
     warmup_steps: Count = Field(50, description="steps of linear warm-up")
     shift: Count = Field(3, description="random shifts of the image, at most this many pixels each way")
     seed: Count = Field(0, description="seed of initialisation, batches and shifts")
+
+    @model_validator(mode="after")
+    def _fits(self) -> ScratchTower:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} must divide image_size {self.image_size}")
+        for name in ("width", "text_width"):
+            if getattr(self, name) % self.heads:
+                raise ValueError(f"heads {self.heads} must divide {name} {getattr(self, name)}")
+        return self
 
 
 class EfficientNetLite0(Section):
@@ -79,6 +88,14 @@ class ScratchLanguageModel(Section):
     max_length: Positive = Field(256, description="longest sequence, tokens")
     vocabulary: Positive = Field(600, description="size of the byte-level BPE vocabulary, before identifier tokens")
 
+    @model_validator(mode="after")
+    def _fits(self) -> ScratchLanguageModel:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        if self.architecture == "llama" and self.width // self.heads % 2:
+            raise ValueError(f"llama needs heads of an even width: {self.width} / {self.heads} is odd")
+        return self
+
 
 class PretrainedLanguageModel(Section):
     """A language model and tokenizer by hub name, local folder or GGUF file."""
@@ -115,3 +132,12 @@ class Flamingo(Section):
     )
     gate: float = Field(0.5, description="start value of the cross-attention gates (published model: 0.0)")
     seed: Count = Field(0, description="seed of the random weights")
+
+    @model_validator(mode="after")
+    def _sees_images(self) -> Flamingo:
+        if self.language_model == "scratch" and self.cross_attention_every > self.scratch.layers:
+            raise ValueError(
+                f"cross_attention_every {self.cross_attention_every} is more than scratch.layers {self.scratch.layers}: no layer "
+                "would see an image; lower it"
+            )
+        return self

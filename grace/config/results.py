@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from grace.config.base import Count, Positive, Section, Share
 
@@ -89,3 +89,11 @@ class Resources(Section):
         4000,
         description="main memory that a job with a network asks a scheduler for, MB; a further attempt asks for as much more",
     )
+
+    @model_validator(mode="after")
+    def _every_gpu_has_a_process(self) -> Resources:
+        if self.gpus and not self.launcher and self.processes != self.gpus:
+            raise ValueError(
+                f"processes {self.processes} on gpus {self.gpus}: a training takes one process a GPU; set both to the same number"
+            )
+        return self

@@ -33,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from grace.identifiers.base import Assignment, Inputs
+from grace.openmp import openmp_threads
 
 LARGE = 32_768
 """Images of a cluster above which k-means is run in mini-batches; residuals that a codebook learns from, about."""
@@ -86,9 +87,7 @@ def cluster_paths(
     paths: list[list[int]] = [[] for _ in range(len(embeddings))]
     parents, depth = [np.arange(len(embeddings))], 0
     allowed = len(os.sched_getaffinity(0))
-    workers = workers or min(
-        allowed, int(os.environ.get("OMP_NUM_THREADS") or allowed)
-    )  # Snakemake says a job's threads there
+    workers = workers or min(allowed, openmp_threads() or allowed)  # Snakemake says a job's threads there
     with (
         threadpool_limits(1),
         ThreadPoolExecutor(workers, initializer=threadpool_limits, initargs=(1,)) as pool,

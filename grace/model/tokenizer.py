@@ -17,7 +17,7 @@ from grace.errors import GraceError
 from grace.files import replacing_folder
 from grace.model.gguf import gguf_file, read_tokenizer
 from grace.model.vocabulary import cut_tokenizer
-from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS
+from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_queries
 from grace.schemes import SCHEMES
 
 
@@ -34,6 +34,12 @@ def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     if made.pad_token is None:
         made.add_special_tokens({"pad_token": PAD_TOKEN})
+    if settings.language_model == "scratch":  # for a pretrained model its context is known where it is loaded
+        captions = load_dataset(dataset).captions
+        for split in ("train", "val", "test"):
+            texts = captions["text"][captions["split"] == split].tolist()
+            # an identifier has one token at least, so this may still be too long with those of a scheme
+            check_queries(Prompts(made), texts, 1, settings.scratch.max_length, f"caption of the split {split}")
     with replacing_folder(output, "tokenizer") as folder:
         made.save_pretrained(folder)
 

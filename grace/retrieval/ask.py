@@ -44,6 +44,8 @@ def search(
         raise GraceError(
             f"picture {picture} is there already; name a file that is not (what is found is drawn into it)"
         )
+    if picture and not picture.parent.is_dir():
+        raise GraceError(f"picture {picture}: there is no folder {picture.parent}; make it, or name another file")
     folder = system_folder(system)
     data, keys = folder.parent.parent, _settings(folder, settings)
     tables = load_dataset(data / "dataset")

@@ -17,7 +17,7 @@ from grace.embeddings import Embeddings, load_embeddings
 from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables, load_identifiers
 from grace.model.checkpoints import load_model
-from grace.prompts import Prompts, check_lengths
+from grace.prompts import Prompts, check_queries
 from grace.retrieval.atomic import atomic_search
 from grace.retrieval.generative import generative_search
 from grace.training.samples import PAD_IMAGE
@@ -43,9 +43,9 @@ class Searcher:
         self, texts: list[str], query_ids: list[str], settings: Retrieve
     ) -> tuple[Answers, dict[str, Any], dict[str, int]]:
         """The images of every text, the counts, and how many ranks of each are certified: see `generative_search`."""
-        prompt_ids = Prompts(self.words).retrieve(texts)
-        lengths = [len(ids) + self.tree.depth for ids in prompt_ids]
-        check_lengths(lengths, self.flamingo.max_length, "query with its identifier")
+        prompts = Prompts(self.words)
+        check_queries(prompts, texts, self.tree.depth, self.flamingo.max_length, "query")
+        prompt_ids = prompts.retrieve(texts)
         first = next(self.flamingo.parameters())
         with torch.inference_mode():
             media = self.flamingo.resample(self.vectors.visual([PAD_IMAGE]).to(first.device, first.dtype))

@@ -21,11 +21,14 @@ from tqdm import trange
 from grace.config import ScratchTower, Tower, parse
 from grace.data.images import read_images
 from grace.data.tables import load_dataset
+from grace.errors import GraceError
 from grace.files import read_json, replacing_folder, write_json
 from grace.model.checkpoints import load_weights, save_weights, unique_tensors
 from grace.towers.dual_encoder import DualEncoder
 
 PAD, UNKNOWN = 0, 1
+LONGEST_TEXT = 256
+"""Words and marks that every tower reads; more if a train caption has more."""
 PIXELS = "pixels.npy"
 """The train images while the tower is trained: on disk, because there may be a hundred thousand of them."""
 
@@ -44,6 +47,7 @@ class ScratchDualEncoder:
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch: int = 250) -> Tensor:
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        check_texts(texts, ids, self.model.text_positions.shape[0], "text")
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out = torch.empty(len(ids), self.settings.embedding_dim)
         for start in range(0, len(order), batch):
@@ -62,8 +66,11 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     tokenizer = word_tokenizer([text for group in texts for text in group])
     ids = [[encoding.ids for encoding in tokenizer.encode_batch(group)] for group in texts]
     torch.manual_seed(s.seed)
-    longest = max(len(words) for group in ids for words in group)
-    model = DualEncoder(s, tokenizer.get_vocab_size(), max_text=max(256, longest))
+    longest = max(LONGEST_TEXT, *(len(words) for group in ids for words in group))
+    for split in ("val", "test"):  # which the baseline will ask
+        texts = tables.captions_of(split)["text"].tolist()
+        check_texts(texts, [e.ids for e in tokenizer.encode_batch(texts)], longest, f"caption of the split {split}")
+    model = DualEncoder(s, tokenizer.get_vocab_size(), max_text=longest)
     with replacing_folder(output, "tower") as folder:
         pixels = read_images([tables.image_path(file) for file in images["file"]], s.image_size, folder / PIXELS)
         train_dual_encoder(model, torch.from_numpy(pixels), ids, s, folder / "metrics.jsonl")
@@ -72,6 +79,16 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
         tokenizer.save(str(folder / "tokenizer.json"))
         shape = {"vocabulary": tokenizer.get_vocab_size(), "max_text": model.text_positions.shape[0]}
         write_json(folder / "config.json", {"kind": "scratch", "settings": s.model_dump(), **shape})
+
+
+def check_texts(texts: list[str], ids: list[list[int]], longest: int, what: str) -> None:
+    """Raise a `GraceError` that shows a text of more words than the tower has positions for (those of its train captions)."""
+    for text, words in zip(texts, ids, strict=True):
+        if len(words) > longest:
+            raise GraceError(
+                f"a {what} has {len(words)} words and marks, the tower reads {longest} (the longest train caption's, at least "
+                f"{LONGEST_TEXT}): {text[:80]!r}...; shorten it"
+            )
 
 
 def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: ScratchTower, log: Path) -> None:

@@ -30,7 +30,7 @@ from grace.model.checkpoints import load_weights, read_config, save_model
 from grace.model.flamingo import GraceFlamingo, add_tokens, build
 from grace.model.language_models import describe
 from grace.model.published import load_flamingo
-from grace.prompts import Prompts
+from grace.prompts import Prompts, check_queries
 from grace.provenance import provenance
 from grace.schemes import SCHEMES
 from grace.stages import STAGES
@@ -82,6 +82,9 @@ def train(
     prompts = Prompts(words)
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
+    longest = max(map(len, assigned.of_split("test")["tokens"]))
+    queries = tables.captions_of("test")["text"].tolist()
+    check_queries(prompts, queries, longest, model.max_length, "test caption")
     pools, guide = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length), None
     said = about(tables, embeddings)
     if tower:

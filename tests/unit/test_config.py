@@ -41,9 +41,9 @@ def test_every_overlay_is_valid_over_config_yaml(file):
 
 def test_a_null_of_an_overlay_takes_back_a_schemes_own_value():
     values = merged(ROOT / "config" / "flickr30k.yaml")
-    values["train"]["numeric"]["steps"] = 7
+    values["train"]["numeric"]["steps"] = 700
     config = parse(Config, values, "test")
-    assert config.train.for_scheme("numeric").steps == 7
+    assert config.train.for_scheme("numeric").steps == 700
     assert config.train.for_scheme("atomic").steps == config.train.steps
 
 
@@ -114,9 +114,9 @@ def test_several_problems_are_all_told():
 
 
 def test_scheme_settings_are_laid_over_train():
-    config = parse(Config, {"train": {"steps": 11, "learning_rate": 0.5, "atomic": {"steps": 3}}}, "test")
+    config = parse(Config, {"train": {"steps": 110, "learning_rate": 0.5, "atomic": {"steps": 30}}}, "test")
     atomic, structured = config.train.for_scheme("atomic"), config.train.for_scheme("structured")
-    assert (atomic.steps, atomic.learning_rate, structured.steps) == (3, 0.5, 11)
+    assert (atomic.steps, atomic.learning_rate, structured.steps) == (30, 0.5, 110)
     assert type(atomic) is Training
 
 
@@ -136,3 +136,75 @@ def test_a_broken_file_is_named(tmp_path):
         load(tmp_path / "broken.yaml")
     with pytest.raises(GraceError, match=r"none\.yaml does not exist"):
         load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"schemes": "atomic"}, "schemes: Input should be a valid tuple (got 'atomic'); a list is wanted, write [atomic]"),
+        ({"seeds": 3}, "a list is wanted, write [3]"),
+        ({"schemes": ["atomik"]}, "did you mean 'atomic'?"),
+        ({"tower": {"kind": "openclip"}}, "did you mean 'open_clip'?"),
+        ({"train": None}, "the section is empty: write its keys below it, or leave it out"),
+        ({"train": {"learning_rate": "1,5"}}, "write a point, not a comma: 1.5"),
+        ({"train": {"schedule": False}}, "YAML reads off, no or false as false: put the word in quotes"),
+        ({"dataset": {"name": True}}, "YAML reads on, yes or true as true: put the word in quotes"),
+        ({"train": {"atomic": {"trainable": ["lora"]}}}, "it is a key of train and holds for all schemes: write train.trainable"),
+        ({"train": {"atomic": {"step": 3}}}, "did you mean 'steps'?"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: Input should be a finite number"),
+        ({"train": {"steps": 10}}, "train.structured: warmup_steps"),
+        ({"captioner": {"steps": 10}}, "captioner: warmup_steps 30 is more than steps 10"),
+        ({"tower": {"scratch": {"steps": 10}}}, "tower.scratch: warmup_steps 50 is more than steps 10"),
+        ({"train": {"memorize_batch": 0, "retrieve_batch": 0}}, "memorize_batch and retrieve_batch are both 0"),
+        ({"tower": {"scratch": {"width": 100, "heads": 3}}}, "heads 3 must divide width 100"),
+        ({"tower": {"scratch": {"text_width": 100, "heads": 8}}}, "heads 8 must divide text_width 100"),
+        ({"flamingo": {"scratch": {"width": 100, "heads": 3}}}, "flamingo.scratch: heads 3 must divide width 100"),
+        ({"flamingo": {"scratch": {"architecture": "llama", "width": 12, "heads": 4}}}, "llama needs heads of an even width"),
+        ({"flamingo": {"cross_attention_every": 5}}, "no layer would see an image"),
+        ({"resources": {"gpus": 4, "processes": 2}}, "processes 2 on gpus 4"),
+        ({"resources": {"gpus": 1, "processes": 2}}, "processes 2 on gpus 1"),
+        ({"train": {"zero_stage": 0, "optimizer_offload": "cpu"}}, "optimizer_offload: cpu needs zero_stage"),
+        *(({"output": name}, "output: name a folder of its own") for name in ("", " ", ".", "..", "/", "a/..", "../results", "./")),
+        *(({"output": name}, "output: the folder's name may not hold") for name in ("a{b}", "r*", "~/results", "$HOME/r", "a\nb")),
+        *(({"dataset": {"name": name}}, "choose another") for name in ("logs", "report", "benchmarks", "metrics.json")),
+    ],
+)  # fmt: skip
+def test_what_would_end_late_or_be_wrong_is_said_at_once(values, said) -> None:
+    with pytest.raises(GraceError) as problem:
+        parse(Config, values, "configuration")
+    assert said in str(problem.value) and "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("values", [{"train": {"learning_rate": "1e-3", "steps": "400"}}, {"output": "results/mine/"}])
+def test_what_yaml_reads_as_text_is_a_number_all_the_same(values) -> None:
+    config = parse(Config, values, "configuration")
+    assert (config.train.learning_rate in (1e-3, 1.5e-3)) and config.train.steps == 400
+    assert config.output in ("results", "results/mine")
+
+
+def test_every_key_once(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("train:\n  steps: 100\n  seed: 1\n  steps: 200\n")
+    with pytest.raises(GraceError, match=r"a\.yaml is not valid YAML: the key 'steps' stands in lines 2 and 4"):
+        load(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "[]", "just words", "3"])
+def test_a_file_without_keys_is_an_error(tmp_path, content) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(GraceError, match=r"a\.yaml holds no keys"):
+        load(tmp_path / "a.yaml")
+
+
+def test_the_file_of_a_wrong_key_is_named(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {steps: many, seed: 3}\nretrieve: {beams: 0}\n")
+    (tmp_path / "b.yaml").write_text("train: {steps: 100}\nseeds: [-1]\n")
+    with pytest.raises(GraceError) as problem:
+        load(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    said = str(problem.value)
+    assert f"(got 0) in {tmp_path}/a.yaml" in said and f"(got -1) in {tmp_path}/b.yaml" in said
+    assert "unknown key 'train.seed'" in said and "many" not in said
+
+
+def test_settings_by_hand_are_told_how_to_be_written() -> None:
+    with pytest.raises(GraceError, match=r"""write '\{"beams": 3\}'"""):
+        parse_settings(Report, "beams=3", "--settings")

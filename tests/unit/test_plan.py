@@ -191,10 +191,10 @@ def test_structured_levels() -> None:
 
 
 def test_files_are_laid_over_each_other(tmp_path) -> None:
-    (tmp_path / "a.yaml").write_text("train: {steps: 7, learning_rate: 0.5}\nseeds: [1, 2]\n")
-    (tmp_path / "b.yaml").write_text("train: {steps: 9}\nseeds: [3]\n")
+    (tmp_path / "a.yaml").write_text("train: {steps: 70, learning_rate: 0.5}\nseeds: [1, 2]\n")
+    (tmp_path / "b.yaml").write_text("train: {steps: 90}\nseeds: [3]\n")
     found = load(tmp_path / "a.yaml", tmp_path / "b.yaml")
-    assert (found.train.steps, found.train.learning_rate, found.seeds) == (9, 0.5, (3,))
+    assert (found.train.steps, found.train.learning_rate, found.seeds) == (90, 0.5, (3,))
     (tmp_path / "c.yaml").write_text("train: {stepz: 9}\n")
     for name, said in (("c.yaml", "did you mean 'steps'"), ("none.yaml", "does not exist")):
         with pytest.raises(GraceError, match=said):
