@@ -1,7 +1,8 @@
 """The stages `evaluate` (one system's run to its metrics) and `metrics` (all systems' metrics to one list).
 
-`evaluate` reads {d}/dataset/ (tables and qrels.trec), run.trec, retrieval.json and the baseline's run.trec,
-writes metrics.json. `metrics` reads such files, writes results/metrics.json.
+`evaluate` reads {d}/dataset/ (tables and qrels.trec), run.trec, retrieval.json and the baseline's run.trec, writes
+metrics.json and, beside it, per_query.parquet (query_id, image_id, a column a measure). `metrics` reads such files, compares all
+systems with the baseline (`grace.evaluation.comparison`) and writes results/metrics.json.
 
     python -m grace evaluate --dataset DIR --run FILE --retrieval FILE [--baseline FILE] --output FILE --settings JSON
     python -m grace metrics FILES... --output FILE
@@ -18,13 +19,18 @@ import pandas as pd
 from grace.config import Evaluate
 from grace.data.tables import load_dataset
 from grace.errors import GraceError
+from grace.evaluation.comparison import add_comparisons
 from grace.evaluation.measures import DEPTH, MEASURES, check_run, gold_images, per_query
 from grace.evaluation.rows import check_keys, check_row
 from grace.evaluation.significance import bootstrap_intervals, paired_p_values
-from grace.files import read_json, write_json
+from grace.files import read_json, read_table, write_json, write_table
 from grace.retrieval.runs import read_qrels, read_run
 
 SETTING = "transductive corpus, unseen queries"
+PER_QUERY = "per_query.parquet"
+PER_QUERY_COLUMNS = ["query_id", "image_id", *MEASURES]
+RESAMPLES, SEED = 10_000, 0
+"""Of the comparison of all systems: enough that Holm's correction for dozens of systems still finds p < 0.01."""
 RETRIEVAL_KEYS = ("scheme", "seed", "queries", "valid_rate", "memorization")
 
 
@@ -94,12 +100,18 @@ def evaluate(
         "depth": report.get("depth"),
         "unanswered_queries": int((~values.index.isin(set(own_run.query_id))).sum()),
     }
+    table = values.rename_axis("query_id").reset_index()
+    table.insert(1, "image_id", clusters)
+    write_table(Path(output).with_name(PER_QUERY), table)
     write_json(output, row)
     return row
 
 
 def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
-    """Put the metrics of all systems into one list, in the order of `files`; write it to `output` and return it."""
+    """Put the metrics of all systems into one list, in the order of `files`, each with its comparison with the baseline.
+
+    Beside every file its `per_query.parquet` is read. Writes the list to `output` and returns it.
+    """
     rows = [read_row(file) for file in files]
     if not rows:
         raise GraceError("metrics: no files were given; name the metrics.json of every system")
@@ -111,6 +123,8 @@ def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
                 f"metrics: {seen[key]} and {file} hold the same system ({key[0]}, {key[1]}, seed {key[2]})"
             )
         seen[key] = file
+    values = [read_table(Path(file).with_name(PER_QUERY), "values of every query", PER_QUERY_COLUMNS) for file in files]
+    add_comparisons(rows, values, RESAMPLES, SEED)
     write_json(output, rows)
     return rows
 

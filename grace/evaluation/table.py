@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from grace.evaluation.comparison import against_baseline, corrected_for
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import read_rows
 from grace.schemes import SCHEMES
@@ -65,13 +66,22 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         f"In percent. R@K is Recall@K, here the same as Success@K (one relevant image); below it, {level} intervals "
         "(bootstrap, by image).",
     ]
-    if any(row["versus_baseline"] for row in rows):
-        said.append(
-            "vs. baseline: difference of R@1 in points and p of the paired permutation test, by image, "
-            "uncorrected; * marks "
-            f"p < {1 - first['confidence']:.2g}."
-        )
+    how = corrected_for(rows)
+    if how:
+        said.append(f"vs. baseline: difference of R@1 in points; * marks p < {1 - first['confidence']:.2g}. {how}")
+    chance = chance_level(first)
+    if chance:
+        said.append(chance)
     return said
+
+
+def chance_level(row: dict[str, Any]) -> str:
+    """What random answers would score in a gallery of this size, where that is worth saying: a tenth at R@10 or more."""
+    gallery = row.get("gallery") or 0
+    if not gallery or gallery > 100:
+        return ""
+    levels = " / ".join(f"{100 * min(1.0, depth / gallery):.1f}" for depth in (1, 5, 10))
+    return f"The gallery is small: random answers would score {levels} in R@1 / R@5 / R@10."
 
 
 def _table(dataset: str, rows: list[dict[str, Any]]) -> Table:
@@ -99,8 +109,8 @@ def _table(dataset: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _versus(row: dict[str, Any]) -> str:
-    if not row["versus_baseline"]:
+    found = against_baseline(row, "R@1")
+    if found is None:
         return "-"
-    found = row["versus_baseline"]["R@1"]
-    mark = "*" if found["p_value"] < 1 - row["confidence"] else ""
-    return f"{100 * found['difference']:+.1f}{mark}\np {p_text(found['p_value'])}"
+    mark = "*" if found["p"] < 1 - row["confidence"] else ""
+    return f"{100 * found['difference']:+.1f}{mark}\np {p_text(found['p'])}"

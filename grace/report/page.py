@@ -20,7 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grace.config import Report, load
 from grace.errors import GraceError
+from grace.evaluation.comparison import corrected_for
 from grace.evaluation.measures import MEASURES
+from grace.evaluation.table import chance_level
 from grace.files import replacing
 from grace.report import costs, decoding, tables
 from grace.report.data_card import data_card, word_counts
@@ -79,6 +81,8 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "words_figure": words_figure(word_counts(inputs.dataset)),
         "measures": MEASURES,
         "confidence": f"{100 * first['confidence']:g} %",
+        "corrected": corrected_for([system.row for system in systems]),
+        "chance": chance_level(first),
         "alpha": f"{1 - first['confidence']:.2g}",
         "resamples": inputs.config.evaluate.resamples,
         "depths": sorted({system.retrieval["depth"] for system in systems if system.retrieval.get("depth")}),

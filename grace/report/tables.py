@@ -7,11 +7,12 @@ of text and numbers; the template escapes them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 
+from grace.evaluation.comparison import KEY, against_baseline
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.table import p_text, percent
 from grace.report.costs import duration
@@ -29,13 +30,12 @@ def recall_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
         cells = []
         for name in MEASURES:
             low, high = row["intervals"][name]
-            versus = (row["versus_baseline"] or {}).get(name)
             cells.append(
                 {
                     "value": percent(row[name]),
                     "interval": f"{percent(low)} to {percent(high)}",
                     "best": len(systems) > 1 and row[name] == best[name],
-                    "mark": _mark(versus, row["confidence"]),
+                    "mark": _mark(against_baseline(row, name), row["confidence"]),
                 }
             )
         rows.append(
@@ -51,29 +51,32 @@ def recall_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def versus_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Differences from the baseline: a cell a measure with the difference in points, its interval and p."""
-    rows = []
+    """Differences from the baseline, a row a scheme (its seeds are repetitions): difference in points, interval and p."""
+    rows, seen = [], set()
     for system in systems:
-        if not system.row["versus_baseline"]:
+        if against_baseline(system.row, MEASURES[0]) is None or (system.name in seen and system.row.get(KEY)):
             continue
+        seen.add(system.name)
         cells = []
         for name in MEASURES:
-            found = system.row["versus_baseline"][name]
+            found = against_baseline(system.row, name) or {}
             low, high = found["interval"]
             cells.append(
                 {
                     "value": signed(found["difference"]),
                     "interval": f"{signed(low)} to {signed(high)}",
-                    "p": _p_words(found["p_value"]),
+                    "p": _p_words(found["p"]),
                     "mark": _mark(found, system.row["confidence"]),
                 }
             )
-        rows.append({"label": system.label, "name": system.name, "cells": cells})
+        seeds = system.row[KEY]["seeds"] if system.row.get(KEY) else 1
+        label = f"{system.name}, mean of {seeds} seeds" if seeds > 1 else system.label
+        rows.append({"label": label, "name": system.name, "cells": cells})
     return rows
 
 
 def seed_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Mean, smallest and largest over the seeds of every system that has several."""
+    """Mean and standard deviation over the seeds of every system that has several."""
     rows = []
     for name in dict.fromkeys(system.name for system in systems):
         own = [system.row for system in systems if system.name == name]
@@ -81,8 +84,7 @@ def seed_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
             cells = [
                 {
                     "value": percent(mean(row[measure] for row in own)),
-                    "interval": f"{percent(min(row[measure] for row in own))} to "
-                    f"{percent(max(row[measure] for row in own))}",
+                    "interval": f"± {percent(stdev(row[measure] for row in own))}",
                 }
                 for measure in MEASURES
             ]
@@ -91,26 +93,33 @@ def seed_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def headline(systems: Sequence[System]) -> str:
-    """The result in a sentence: the baseline, the best generative system and how they compare."""
-    baseline = next(system for system in systems if system.is_baseline)
-    others = [system for system in systems if not system.is_baseline]
-
-    def said(system: System) -> str:
-        low, high = system.row["intervals"]["R@1"]
-        return f"{percent(system.row['R@1'])} % ({percent(low)} to {percent(high)})"
-
-    text = f"The baseline puts the right picture first for {said(baseline)} of the queries"
-    if not others:
-        return text + "."
-    best = max(others, key=lambda system: system.row["R@1"])
-    text += f"; the best generative system, {best.label}, for {said(best)}"
-    versus = (best.row["versus_baseline"] or {}).get("R@1")
-    if versus is None:
-        return text + "."
-    if versus["p_value"] >= 1 - best.row["confidence"]:
-        return f"{text}. The difference is not significant ({_p_words(versus['p_value'])})."
-    side = "above" if versus["difference"] > 0 else "below"
-    return f"{text}, significantly {side} it ({_p_words(versus['p_value'])})."
+    """The result in sentences: the baseline, and every scheme against it, means over seeds. No system is picked by its score."""
+    baseline = next((system for system in systems if system.is_baseline), None)
+    others = {system.name: system for system in systems if not system.is_baseline}
+    said = []
+    if baseline is not None:
+        low, high = baseline.row["intervals"]["R@1"]
+        said.append(
+            f"The baseline puts the right picture first for {percent(baseline.row['R@1'])} % ({percent(low)} to {percent(high)}) "
+            "of the queries"
+        )
+    for name, system in others.items():
+        values = [other.row["R@1"] for other in systems if other.name == name]
+        seeds = (
+            f" (mean of {len(values)} seeds, standard deviation {100 * stdev(values):.1f})" if len(values) > 1 else ""
+        )
+        versus = against_baseline(system.row, "R@1")
+        if versus is None:
+            verdict = ""
+        elif versus["p"] >= 1 - system.row["confidence"]:
+            verdict = f", no significant difference ({_p_words(versus['p'])})"
+        else:
+            side = "above" if versus["difference"] > 0 else "below"
+            verdict = f", significantly {side} it ({_p_words(versus['p'])})"
+        said.append(f"{name} for {percent(mean(values))} %{seeds}{verdict}")
+    corrected = any(system.row.get(KEY, {}).get("systems", 1) > 1 for system in others.values())
+    note = f" The p-values are corrected for {len(others)} systems (Holm)." if corrected else ""
+    return "; ".join(said) + "." + note
 
 
 def retrieval_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
@@ -228,7 +237,7 @@ def _mark(versus: dict[str, Any] | None, confidence: float) -> str:
     baseline."""
     if versus is None:
         return ""
-    if versus["p_value"] >= 1 - confidence:
+    if versus["p"] >= 1 - confidence:
         return "same"
     return "above" if versus["difference"] > 0 else "below"
 

@@ -4,6 +4,7 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from statistics import mean, stdev
 
 import numpy as np
 import pandas as pd
@@ -267,8 +268,10 @@ def test_several_seeds_are_averaged_and_named(tmp_path):
     report(**arguments, settings=Report(examples=1))
     text = Page(arguments["output"].read_text()).text
     rows = [row for row in json.loads((arguments["results"] / "metrics.json").read_text()) if row["system"] == "atomic"]
-    low, high = sorted(100 * row["MRR@10"] for row in rows)
-    assert f"{(low + high) / 2:.1f}{low:.1f} to {high:.1f}" in text
+    values = [100 * row["MRR@10"] for row in rows]
+    assert f"{mean(values):.1f}± {stdev(values):.1f}" in text
+    hits = [100 * row["R@1"] for row in rows]
+    assert f"atomic for {mean(hits):.1f} % (mean of 2 seeds, standard deviation {stdev(hits):.1f}), " in text
     assert "Mean over seeds" in text and "atomic, seed 1" in text and "the first is shown" in text
 
 

@@ -1,0 +1,135 @@
+"""Every system against the baseline, all of a report's claims at once: seeds as repetitions, and Holm's correction.
+
+Reads the per-query values that `evaluate` wrote beside every metrics.json; used by `python -m grace metrics`.
+
+The seeds of a scheme are repetitions of one experiment: of every query the mean over seeds is compared with the baseline's
+value, by the paired permutation test of `significance`, clustered by image. So a scheme is tested once a measure, however many
+seeds it has, and no seed is picked. Its interval draws images and seeds (hierarchical bootstrap; Davison & Hinkley 1997,
+section 3.8). With several schemes one may differ by chance: the p-values of one measure are corrected for the number of schemes
+(Holm 1979, step-down).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grace.errors import GraceError
+from grace.evaluation.measures import MEASURES
+from grace.evaluation.significance import cluster_sums, paired_p_values
+
+KEY = "comparison"
+"""Key of a row of metrics.json: the comparison of its system (all seeds) with the baseline."""
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: the least level at which each of the hypotheses is rejected, in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted.tolist()
+
+
+def add_comparisons(rows: list[dict[str, Any]], values: Sequence[pd.DataFrame], resamples: int, seed: int) -> None:
+    """Give every row but the baseline's its comparison, in place.
+
+    `values[n]` are those of `rows[n]`: query_id, image_id, and a column a measure. A data set without a baseline gets none.
+    """
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        own = [number for number, row in enumerate(rows) if row["dataset"] == dataset]
+        baseline = next((number for number in own if rows[number]["system"] == "baseline"), None)
+        if baseline is None:
+            continue
+        systems = {name: [] for name in (rows[n]["system"] for n in own) if name != "baseline"}
+        for number in own:
+            if number != baseline:
+                systems[rows[number]["system"]].append(number)
+        found = {
+            name: _compared(
+                [values[n] for n in numbers], values[baseline], rows[baseline]["confidence"], resamples, seed
+            )
+            for name, numbers in systems.items()
+        }
+        for measure in MEASURES:
+            adjusted = holm([of[measure]["p_value"] for of in found.values()])
+            for of, p in zip(found.values(), adjusted, strict=True):
+                of[measure]["p_holm"] = p
+        for name, numbers in systems.items():
+            for number in numbers:
+                rows[number][KEY] = {"seeds": len(numbers), "systems": len(systems), **found[name]}
+
+
+def _compared(
+    runs: list[pd.DataFrame], baseline: pd.DataFrame, confidence: float, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """One scheme's runs, one a seed, against the baseline: difference of means, deviation over seeds, interval and p."""
+    base = baseline.set_index("query_id")
+    tables = []
+    for run in runs:
+        table = run.set_index("query_id")
+        if len(table) != len(base) or not table.index.isin(base.index).all():
+            raise GraceError("metrics: runs of one data set answer different queries; evaluate them again")
+        tables.append(table.loc[base.index, list(MEASURES)].to_numpy())
+    each_SQM = np.stack(tables) - base[list(MEASURES)].to_numpy()
+    clusters = base["image_id"].to_numpy()
+    p_values = paired_p_values(each_SQM.mean(0), clusters, resamples=resamples, seed=seed)
+    bounds = _intervals(each_SQM, clusters, confidence, resamples, seed)
+    means_SM = each_SQM.mean(1)
+    deviations = means_SM.std(0, ddof=1) if len(runs) > 1 else np.full(len(MEASURES), np.nan)
+    return {
+        name: {
+            "difference": float(means_SM[:, place].mean()), "interval": bounds[place].tolist(),
+            "deviation": None if np.isnan(deviations[place]) else float(deviations[place]),
+            "p_value": float(p_values[place]),
+        }
+        for place, name in enumerate(MEASURES)
+    }  # fmt: skip
+
+
+def _intervals(
+    each_SQM: np.ndarray, clusters_Q: np.ndarray, confidence: float, resamples: int, seed: int
+) -> np.ndarray:
+    """Percentile intervals [measures, 2] of the mean difference: every resample draws seeds, and images with all their queries."""
+    sums = [cluster_sums(each_QM, clusters_Q) for each_QM in each_SQM]
+    sums_SCM, sizes_C = np.stack([of_run for of_run, _ in sums]), sums[0][1]
+    rng = np.random.default_rng(seed)
+    seeds, clusters = len(sums_SCM), len(sizes_C)
+    means = np.empty((resamples, sums_SCM.shape[2]))
+    for number in range(resamples):
+        counts_C = np.bincount(rng.integers(0, clusters, clusters), minlength=clusters)
+        chosen_CM = sums_SCM[rng.integers(0, seeds, seeds)].mean(0)
+        means[number] = counts_C @ chosen_CM / (counts_C @ sizes_C)
+    tail = (1 - confidence) / 2
+    return np.quantile(means, [tail, 1 - tail], axis=0).T
+
+
+def against_baseline(row: dict[str, Any], measure: str) -> dict[str, Any] | None:
+    """What a row says of its system against the baseline: difference, interval, and `p`, corrected where it can be.
+
+    A metrics.json of one system alone knows no other systems: its p is that of the one test. None: there is no baseline.
+    """
+    if row.get(KEY):
+        found = row[KEY][measure]
+        return {**found, "p": found["p_holm"], "corrected": True}
+    if row["versus_baseline"]:
+        found = row["versus_baseline"][measure]
+        return {**found, "p": found["p_value"], "corrected": False}
+    return None
+
+
+def corrected_for(rows: Sequence[dict[str, Any]]) -> str:
+    """How the p-values of these rows were made, in a sentence; empty: there are none."""
+    compared = [row for row in rows if against_baseline(row, MEASURES[0])]
+    if not compared:
+        return ""
+    found = compared[0].get(KEY)
+    if not found:
+        return "p: paired permutation test, by image, uncorrected."
+    systems = "1 system" if found["systems"] == 1 else f"{found['systems']} systems (Holm)"
+    seeds = max(row[KEY]["seeds"] for row in compared if row.get(KEY))
+    repeated = " on the mean over seeds" if seeds > 1 else ""
+    return f"p: paired permutation test{repeated}, by image, corrected for {systems}."
