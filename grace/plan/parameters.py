@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from grace.model.checkpoints import unique_tensors
+from grace.training.deepspeed_engine import is_decayed
 
 PARTS = ("vision", "perceiver", "language_model", "cross_attention")
 
@@ -37,8 +38,8 @@ def count_parameters(learner: nn.Module, tower: int) -> Parameters:
     for name, value in tensors.items():
         total[_part(name)] += value.numel()
         trained[_part(name)] += value.numel() if value.requires_grad else 0
-    cross = trained["cross_attention"]  # weight decay is theirs alone, so they are a group of their own
-    groups = tuple(count for count in (cross, sum(trained.values()) - cross) if count)
+    decayed = sum(value.numel() for name, value in tensors.items() if value.requires_grad and is_decayed(name))
+    groups = tuple(count for count in (decayed, sum(trained.values()) - decayed) if count)
     largest = max((value.numel() for value in tensors.values() if value.requires_grad), default=0)
     return Parameters(total, trained, groups, largest)
 

@@ -92,13 +92,22 @@ def effective_stage(training: Training) -> int:
     return 1 if training.precision == "bf16" and training.zero_stage == 0 else training.zero_stage
 
 
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to the parameter `name`: the matrices of the gated cross-attention (GRACE, section 4.1).
+
+    Gates, norms and biases are left out by the rule of open_flamingo's first trainer (0.0.2): decayed gates would close, and the
+    model forget the image. As there, the scale of the feed-forward's norm (`ff.0.weight`) is decayed, since its name does not say norm.
+    """
+    left_out = ("ff_gate", "attn_gate", "norm", "bias")
+    return "gated_cross_attn_layer" in name and not any(part in name for part in left_out)
+
+
 def parameter_groups(learner: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """The trained parameters for an optimizer: weight decay on the gated cross-attention only (GRACE, section 4.1)."""
-    attention = {id(p) for p in learner.flamingo.lang_encoder.gated_cross_attn_layers.parameters()}
-    trained = [p for p in learner.parameters() if p.requires_grad]
+    """The trained parameters for an optimizer: those with weight decay, then those without; no group is empty."""
+    trained = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in attention], "weight_decay": training.weight_decay},
-        {"params": [p for p in trained if id(p) not in attention], "weight_decay": 0.0},
+        {"params": [p for name, p in trained if is_decayed(name)], "weight_decay": training.weight_decay},
+        {"params": [p for name, p in trained if not is_decayed(name)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
