@@ -96,7 +96,7 @@ def is_decayed(name: str) -> bool:
     """Whether weight decay applies to the parameter `name`: the matrices of the gated cross-attention (GRACE, section 4.1).
 
     Gates, norms and biases are left out by the rule of open_flamingo's first trainer (0.0.2): decayed gates would close, and the
-    model forget the image. As there, the scale of the feed-forward's norm (`ff.0.weight`) is decayed, since its name does not say norm.
+    model forget the image. As there, the scale of the feed-forward's norm (`ff.0.weight`) is decayed: it is not named norm.
     """
     left_out = ("ff_gate", "attn_gate", "norm", "bias")
     return "gated_cross_attn_layer" in name and not any(part in name for part in left_out)

@@ -109,6 +109,7 @@ def train_model(
                 began += time.perf_counter() - paused  # samples a second are those of training
                 if found.exhausted:
                     break
+            rate = engine.get_lr()[0]  # of this step; after it the schedule has moved on
             for part in range(training.gradient_accumulation):
                 micro = step * training.gradient_accumulation + part
                 _seed_dropout(seed, micro)
@@ -126,7 +127,7 @@ def train_model(
             if done % training.log_every == 0 or done == training.steps:
                 speed = seen / (time.perf_counter() - began)
                 with told_where(state, f"the metrics of step {done}"):
-                    _log(state, writer, bar, engine, done, said, speed, training.steps)
+                    _log(state, writer, bar, rate, done, said, speed, training.steps)
             if saves:
                 save(engine, state, done, training)
                 if is_first_process():
@@ -232,10 +233,10 @@ def _tell_validation(found: Validations, writer: Any) -> None:
     print(f"step {step} val {told} (best: step {found.best['step']}){ends}", flush=True)
 
 
-def _log(state, writer, bar, engine, step: int, said: dict[str, float], speed: float, steps: int) -> None:
+def _log(state, writer, bar, rate: float, step: int, said: dict[str, float], speed: float, steps: int) -> None:
     if not is_first_process():
         return
-    line = {"step": step, **said, "learning_rate": engine.get_lr()[0], "samples_per_second": round(speed, 1)}
+    line = {"step": step, **said, "learning_rate": rate, "samples_per_second": round(speed, 1)}
     state.log(line)
     for name, value in line.items():
         if name != "step":

@@ -126,7 +126,8 @@ def run_job(job: dict) -> None:
     """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
-    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process.
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process; `rates`: the learning
+    rate of every step that AdamW makes goes to NAME.rates.json.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
@@ -154,6 +155,11 @@ def run_job(job: dict) -> None:
 @contextmanager
 def disturbed(job: dict):
     plain, limits = engine.Batches.of, resource.getrlimit(resource.RLIMIT_FSIZE)
+    adam, rates = torch.optim.AdamW.step, []
+
+    def step(self, *args, **kwargs):
+        rates.append({group["lr"] for group in self.param_groups})
+        return adam(self, *args, **kwargs)
 
     def of(self, micro: int, device):
         if micro == job.get("terminate_at") and rank() == job.get("terminate_rank", 0):
@@ -166,11 +172,16 @@ def disturbed(job: dict):
         return batches
 
     engine.Batches.of = of
+    if job.get("rates"):
+        torch.optim.AdamW.step = step
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         yield
     finally:
-        engine.Batches.of = plain
+        engine.Batches.of, torch.optim.AdamW.step = plain, adam
+        if job.get("rates") and is_first_process():
+            written = [rate for one in rates for rate in one]
+            (Path(job["output"]) / f"{job['name']}.rates.json").write_text(json.dumps(written))
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
