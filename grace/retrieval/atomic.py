@@ -28,7 +28,7 @@ class ClassRanking:
     def __init__(self, head: AtomicHead, rows_G: Tensor, scores_at_once: int = SCORES_AT_ONCE) -> None:
         """`rows_G`: the gallery's rows of the class matrix, int64 [G]; all trained classes share the softmax."""
         self.head, self.scores_at_once = head, scores_at_once
-        self.unit_KD = F.normalize(head.classes.float(), dim=-1)
+        self.unit_KD = F.normalize(head.class_matrix(), dim=-1)
         self.sorted_G, self.places_G = rows_G.sort()
         self.sorted_on_host = self.sorted_G.cpu()
 

@@ -30,6 +30,7 @@ from grace.training.deepspeed_engine import (
 )
 from grace.training.distillation import Teacher
 from grace.training.lora import adapters, add_adapters
+from grace.training.master_weights import refresh_head
 from grace.training.memory import checkpoint_activations
 from grace.training.objectives import OBJECTIVES, media_of
 from grace.training.pools import Pool
@@ -84,6 +85,7 @@ def train_model(
     engine, start = resume(
         state, training, learner, lambda: make_engine(learner, training, sum(pool.batch for pool in pools))
     )
+    refresh_head(engine, training)
     batches = Batches(pools, objective, seed, embeddings, pad_id, training)
     found = Validations(state, training.validate_measure, training.patience, start)
     writer = _tensorboard(state, start)
@@ -117,6 +119,7 @@ def train_model(
                 engine.backward(loss)
                 engine.step()
                 seen += batches.size * world_size()
+            refresh_head(engine, training)
             done = step + 1
             asked = termination.asked_of_any()
             saves = (done % training.save_every == 0 or asked) and done < training.steps

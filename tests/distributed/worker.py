@@ -25,6 +25,7 @@ from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.embeddings import Embeddings
 from grace.errors import GraceError, Interrupted
 from grace.identifiers.base import IdentifierTables
+from grace.model.atomic_head import AtomicHead
 from grace.model.checkpoints import save_weights
 from grace.model.flamingo import build
 from grace.training import engine
@@ -91,6 +92,25 @@ def taught() -> tuple[Teacher, list[Pool]]:
     return Teacher(2.0, 0.3, gallery), [*plain[:2], pseudo]
 
 
+def atomic_model(train_classes: bool = False):
+    """A model with a class an image; the class matrix and the temperature are no numbers of bf16."""
+    made = model()
+    torch.manual_seed(3)
+    classes = torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors), dim=-1)
+    made.atomic_head = AtomicHead(32, classes, temperature=0.5, train_classes=train_classes)
+    return made
+
+
+def atomic_pools() -> list[Pool]:
+    """The samples of `pools`, each with its image for a class."""
+    out = []
+    for pool in pools():
+        labels = np.arange(len(pool.samples)) % 40
+        samples = replace(pool.samples, targets=[[]] * len(pool.samples), labels=labels)
+        out.append(replace(pool, samples=samples))
+    return out
+
+
 def validation(settings: Training) -> Validation:
     """Texts with their images against all 40 images: what the model is trained on, so that it gets better at it."""
     retrieve = pools()[1].samples
@@ -127,7 +147,7 @@ def run_job(job: dict) -> None:
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
     `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process; `rates`: the learning
-    rate of every step that AdamW makes goes to NAME.rates.json.
+    rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too, "classes".
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
@@ -137,7 +157,10 @@ def run_job(job: dict) -> None:
             asks = validation(settings) if settings.validate_every else None
             learner = with_dropout(model()) if job.get("dropout") else model()
             guide, given = taught() if settings.distillation else (None, pools())
-            tensors = train_model(learner, given, "generate", 0, embeddings(), PAD, settings, kept, asks, guide)
+            objective = "generate"
+            if job.get("atomic"):
+                learner, given, objective = atomic_model(job["atomic"] == "classes"), atomic_pools(), "classify"
+            tensors = train_model(learner, given, objective, 0, embeddings(), PAD, settings, kept, asks, guide)
             if is_first_process():
                 save_weights(folder / f"{job['name']}.safetensors", tensors)
                 shutil.copy(state / "metrics.jsonl", folder / f"{job['name']}.jsonl")
