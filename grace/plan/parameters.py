@@ -20,6 +20,7 @@ class Parameters:
     trained_of: dict[str, int]
     groups: tuple[int, ...]  # trained parameters of each group of the optimizer
     largest: int  # of one tensor
+    atomic_head: int = 0  # numbers of the atomic head, among those of the language model: fp32 in bf16 training too
 
     @property
     def in_training(self) -> int:
@@ -41,7 +42,8 @@ def count_parameters(learner: nn.Module, tower: int) -> Parameters:
     decayed = sum(value.numel() for name, value in tensors.items() if value.requires_grad and is_decayed(name))
     groups = tuple(count for count in (decayed, sum(trained.values()) - decayed) if count)
     largest = max((value.numel() for value in tensors.values() if value.requires_grad), default=0)
-    return Parameters(total, trained, groups, largest)
+    head = sum(value.numel() for name, value in tensors.items() if name.startswith("atomic_head."))
+    return Parameters(total, trained, groups, largest, head)
 
 
 def _part(name: str) -> str:

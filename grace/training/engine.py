@@ -8,6 +8,7 @@ decide, they decide together.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from grace.training.pools import Pool
 from grace.training.resume import resume, save, told_where
 from grace.training.samples import Batch, Sampler, collate, share_images
 from grace.training.signals import Termination
+from grace.training.space import check_training_fits
 from grace.training.state import TrainingState
 from grace.training.validation import Validation, Validations
 
@@ -70,10 +72,12 @@ class Learner(nn.Module):
 def train_model(
     model: nn.Module, pools: list[Pool], objective: str, seed: int, embeddings: Embeddings, pad_id: int,
     training: Training, state: TrainingState, validation: Validation | None = None, teacher: Teacher | None = None,
+    output: Path | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train `model` for `training.steps` steps and return its tensors on the CPU (first process; others: empty).
 
-    With a `validation` they are those of the model that it found best.
+    With a `validation` they are those of the model that it found best. A disk without room for the states, or for the model
+    that will be written to `output`, is a `GraceError` before the first step.
     """
     if "lora" in training.trainable:
         add_adapters(model, training.lora, seed)
@@ -82,6 +86,8 @@ def train_model(
     if training.activation_checkpointing:
         checkpoint_activations(model)
     learner = Learner(model, objective, training.loss_chunk, teacher)
+    if is_first_process():
+        check_training_fits(learner, training, state.folder, output)
     engine, start = resume(
         state, training, learner, lambda: make_engine(learner, training, sum(pool.batch for pool in pools))
     )

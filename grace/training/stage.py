@@ -135,7 +135,9 @@ def run(
         config = {**config, "language_model": describe(model.lang_encoder)}
     check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
-        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks, guide)
+        tensors = train_model(
+            model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks, guide, output
+        )
         if is_first_process():
             where = output.resolve().parent
             with told_where(kept, "the model", folder=where), replacing_folder(output, stage) as folder:

@@ -51,8 +51,9 @@ class Words:
         return {"<image>": IMAGE, "<|endofchunk|>": END}[token]
 
 
-def model(architecture: str = "opt", seed: int = 0):
-    scratch = ScratchLanguageModel(architecture=architecture, width=32, layers=2, heads=2, max_length=64)
+def model(architecture: str = "opt", seed: int = 0, wide: bool = False):
+    width = 256 if wide else 32  # wide: the numbers of a state count more than what is said of them
+    scratch = ScratchLanguageModel(architecture=architecture, width=width, layers=2, heads=2, max_length=64)
     return build(Flamingo(scratch=scratch, perceiver_latents=3, perceiver_depth=2, seed=seed), Words(), 16)
 
 
@@ -92,12 +93,12 @@ def taught() -> tuple[Teacher, list[Pool]]:
     return Teacher(2.0, 0.3, gallery), [*plain[:2], pseudo]
 
 
-def atomic_model(train_classes: bool = False):
+def atomic_model(train_classes: bool = False, wide: bool = False):
     """A model with a class an image; the class matrix and the temperature are no numbers of bf16."""
-    made = model()
+    made = model(wide=wide)
     torch.manual_seed(3)
     classes = torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors), dim=-1)
-    made.atomic_head = AtomicHead(32, classes, temperature=0.5, train_classes=train_classes)
+    made.atomic_head = AtomicHead(256 if wide else 32, classes, temperature=0.5, train_classes=train_classes)
     return made
 
 
@@ -147,7 +148,8 @@ def run_job(job: dict) -> None:
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
     `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process; `rates`: the learning
-    rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too, "classes".
+    rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too, "classes";
+    `wide`: a larger model.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
@@ -155,11 +157,15 @@ def run_job(job: dict) -> None:
     try:
         with disturbed(job), TrainingState(state, job.get("key", "test")) as kept:
             asks = validation(settings) if settings.validate_every else None
-            learner = with_dropout(model()) if job.get("dropout") else model()
+            learner = with_dropout(model()) if job.get("dropout") else model(wide=job.get("wide", False))
             guide, given = taught() if settings.distillation else (None, pools())
             objective = "generate"
             if job.get("atomic"):
-                learner, given, objective = atomic_model(job["atomic"] == "classes"), atomic_pools(), "classify"
+                learner, given, objective = (
+                    atomic_model(job["atomic"] == "classes", job.get("wide", False)),
+                    atomic_pools(),
+                    "classify",
+                )
             tensors = train_model(learner, given, objective, 0, embeddings(), PAD, settings, kept, asks, guide)
             if is_first_process():
                 save_weights(folder / f"{job['name']}.safetensors", tensors)
