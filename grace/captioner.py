@@ -8,8 +8,6 @@ the schemes may start from its weights.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from grace.config import Captioner, Flamingo
@@ -21,7 +19,7 @@ from grace.model.published import load_flamingo
 from grace.prompts import Prompts, check_queries
 from grace.training.pools import caption_pools
 from grace.training.stage import about, run
-from grace.training.state import SAYS_NOTHING_OF_THE_RESULT
+from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, state_key
 
 
 def captioner(
@@ -43,13 +41,10 @@ def captioner(
     queries = tables.captions_of("test")["text"].tolist()
     check_queries(Prompts(words), queries, 1, model.max_length, "test caption")  # asked for after all of the trainings
     pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
-    seen = []
-    for path in (embeddings / "visual_tokens.npy", dataset / "captions.parquet"):
-        with open(path, "rb") as file:
-            seen.append(hashlib.file_digest(file, "sha256").hexdigest())
-    key = hashlib.sha256(
-        json.dumps([flamingo.model_dump(), training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT)), seen]).encode()
-    ).hexdigest()
+    settings = [flamingo.model_dump(), training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT))]
+    read = [embeddings / "visual_tokens.npy", embeddings / "encode.json", dataset / "captions.parquet"]
+    read += [tokenizer / "tokenizer.json", *([Path(flamingo.checkpoint)] if flamingo.checkpoint else [])]
+    key = state_key("captioner", settings, read)
     config = {
         "scheme": "caption",
         "seed": training.seed,

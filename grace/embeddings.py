@@ -43,6 +43,7 @@ from grace.files import (
     write_json,
 )
 from grace.model.checkpoints import weights_digest
+from grace.stages import STAGES
 from grace.towers import open_tower
 
 PAD_COLOUR = (128, 128, 128)
@@ -60,6 +61,7 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
     model = open_tower(tower)
     state = output.with_name(f"{output.name}_state")
     pad_embedding, pad_tokens = model.encode_images([Image.new("RGB", (224, 224), PAD_COLOUR)])
+    pad_tokens = as_stored(pad_embedding, pad_tokens, ["the pad image"])[1]
     shapes = ((len(tables.images), pad_embedding.shape[1]), (len(tables.images), *pad_tokens.shape[1:]))
     key = _key(tables, Path(tower), settings)
     done, arrays = _claim(state, key, shapes)
@@ -68,7 +70,7 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
     with replacing_folder(output, "encode") as folder:
         for name in ARRAYS:
             shutil.move(state / name, folder / name)
-        write_array(folder / "pad_tokens.npy", pad_tokens.half().numpy())
+        write_array(folder / "pad_tokens.npy", pad_tokens)
         summary = {
             "images": shapes[0][0],
             "embedding_dim": shapes[0][1],
@@ -76,6 +78,7 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
             "tower": {
                 **read_json(Path(tower) / "config.json", "tower configuration"),
                 "weights_sha256": weights_digest(model.model),
+                **({"activation": model.activation} if hasattr(model, "activation") else {}),
             },
         }
         write_json(folder / "encode.json", summary)
@@ -95,14 +98,34 @@ def _filled(model: Any, tables: DatasetTables, batch: int, done: int, arrays: tu
         for number, start in enumerate(range(done, len(files), batch), start=1):
             rows = slice(start, start + batch)
             vectors, patches = known(rows) if known else model.encode_images(list(islice(images, batch)))
-            if not torch.isfinite(vectors).all():
-                raise GraceError(f"the tower gives embeddings that are not finite (images {files[start]} ...)")
-            embeddings[rows], tokens[rows] = vectors.numpy(), patches.half().numpy()
+            embeddings[rows], tokens[rows] = as_stored(vectors, patches, files[rows])
             bar.update(len(vectors))
             if number % SAVE_EVERY == 0 or start + batch >= len(files):
                 embeddings.flush()
                 tokens.flush()
                 yield min(start + batch, len(files))
+
+
+def as_stored(vectors: Tensor, patches: Tensor, files: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings f32 [B, D] and visual tokens f16 [B, T, C] as they are written.
+
+    A number that is not finite, and a token too large for f16, is a `GraceError` that names the first such image.
+    """
+    half = patches.half()
+    for what, given, kept in (("an embedding", vectors, vectors), ("visual tokens", patches, half)):
+        bad = ~torch.isfinite(kept.flatten(1)).all(1)
+        if not bad.any():
+            continue
+        row = int(bad.nonzero()[0])
+        if torch.isfinite(given[row]).all():
+            raise GraceError(
+                f"the tower gives {what} of up to {given[row].abs().max():.4g} for {files[row]}; visual tokens are stored as "
+                f"float16, which ends at {torch.finfo(torch.half).max:.0f}: choose another tower"
+            )
+        raise GraceError(
+            f"the tower gives {what} that is not finite for {files[row]}; its weights may be broken, or its training diverged"
+        )
+    return vectors.numpy(), half.numpy()
 
 
 def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
@@ -125,8 +148,9 @@ def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[
 
 
 def _key(tables: DatasetTables, tower: Path, settings: Tower) -> str:
-    """What the arrays depend on: images, their order, size and time, the tower's files, settings."""
-    found = hashlib.sha256(json.dumps([settings.model_dump(mode="json"), tables.stamps()]).encode())
+    """What the arrays depend on: images, their order, size and time, the tower's files, settings, this code."""
+    said = [STAGES["encode"], settings.model_dump(mode="json"), tables.stamps()]
+    found = hashlib.sha256(json.dumps(said).encode())
     for path in sorted(path for path in tower.rglob("*") if path.is_file()):
         with open(path, "rb") as file:
             found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())

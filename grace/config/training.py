@@ -49,7 +49,9 @@ class Training(Section):
         "cosine", description="the learning rate after warm-up: falls to 0 in a line or a cosine, or stays"
     )
     warmup_steps: Count = Field(30, description="steps of linear warm-up")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay, on the gated cross-attention only")
+    weight_decay: float = Field(
+        0.1, ge=0, description="AdamW weight decay, on the matrices of the gated cross-attention only"
+    )
     gradient_clip: Rate = Field(1.0, description="largest norm of the gradient")
     gradient_accumulation: Positive = Field(1, description="micro-batches a step")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward pass")

@@ -53,6 +53,7 @@ def _project_captioner(results: Path, settings: Folder) -> Any:
     """A function from images to captions: the tower and the captioner of `results`, sampled with the seed."""
     import torch
 
+    from grace.embeddings import as_stored
     from grace.model.checkpoints import load_model
     from grace.prompts import Prompts
     from grace.retrieval.captions import sample_captions
@@ -67,7 +68,8 @@ def _project_captioner(results: Path, settings: Folder) -> Any:
 
     def write(images: list[Image.Image]) -> list[list[str]]:
         # half precision as in the arrays that the captioner was trained on
-        tokens = tower.encode_images(images)[1].half().float().to(device)
+        tokens = as_stored(*tower.encode_images(images), ["a photo"] * len(images))[1]
+        tokens = torch.from_numpy(tokens).float().to(device)
         texts: list[list[str]] = [[] for _ in images]
         for _ in range(ROUNDS):
             lacking = [row for row, said in enumerate(texts) for _ in range(settings.captions_per_image - len(said))]

@@ -1,12 +1,18 @@
 """The classification head of the atomic scheme (GRACE, section 3.2: one class an image).
 
 score(q, i) = exp(s) * <normalise(P h), normalise(W_i)>: h the hidden state of the last real token after the final norm, P a
-trained projection, W the class matrix that starts as the image embeddings, s a learned temperature. Always fp32.
+trained projection, W the class matrix that starts as the image embeddings, s a learned temperature. Always fp32: neither a cast of
+the model nor training in bf16 rounds it.
+
+DeepSpeed rounds every parameter of a model that it trains in bf16. The class matrix is therefore a buffer, unless it is trained;
+trained parameters have their fp32 master weights beside them, handed over after every step (`keep_exact`): the head computes with
+those, and gradients reach the rounded parameters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +26,60 @@ class AtomicHead(nn.Module):
         super().__init__()
         self.projection = nn.Linear(width, class_matrix_KD.shape[1], bias=False)
         self.train_classes = train_classes
-        self.classes = nn.Parameter(class_matrix_KD.clone().float(), requires_grad=train_classes)
+        classes_KD = class_matrix_KD.clone().float()
+        if train_classes:
+            self.classes = nn.Parameter(classes_KD)
+        else:
+            self.register_buffer("classes", classes_KD)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))  # DeepSpeed wants an axis
+        for name, _ in list(self.named_parameters()):
+            self.register_buffer(_exact(name), None, persistent=False)
 
     def queries(self, hidden_BH: Tensor) -> Tensor:
         """Normalised query vectors, fp32 [B, D]."""
+        weight_DH = self._value("projection.weight", self.projection.weight)
         with torch.autocast(hidden_BH.device.type, enabled=False):
-            return F.normalize(F.linear(hidden_BH.float(), self.projection.weight.float()), dim=-1)
+            return F.normalize(F.linear(hidden_BH.float(), weight_DH), dim=-1)
 
     def forward(self, hidden_BH: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits, fp32 [B, K], of all classes or of the given rows of the class matrix."""
-        classes = self.classes if rows is None else self.classes[rows]
+        classes_KD = self.class_matrix()
+        chosen = classes_KD if rows is None else classes_KD[rows]
         with torch.autocast(hidden_BH.device.type, enabled=False):
-            return self.scale() * self.queries(hidden_BH) @ F.normalize(classes.float(), dim=-1).T
+            return self.scale() * self.queries(hidden_BH) @ F.normalize(chosen, dim=-1).T
+
+    def class_matrix(self) -> Tensor:
+        """The class matrix as it is computed with, fp32 [K, D], not normalised."""
+        return self._value("classes", self.classes)
 
     def scale(self) -> Tensor:
         """exp(s), at most 100: fp32 [1]."""
-        return self.log_scale.float().clamp(max=math.log(100.0)).exp()
+        return self._value("log_scale", self.log_scale).clamp(max=math.log(100.0)).exp()
+
+    def keep_exact(self, values: dict[str, Tensor]) -> None:
+        """Compute with these fp32 values of parameters (by name) from now on; their gradients stay the parameters'."""
+        for name, value in values.items():
+            setattr(self, _exact(name), value.detach())
+
+    def exact_values(self) -> dict[str, Tensor]:
+        """The fp32 values that `keep_exact` was given, by the names of their parameters."""
+        found = {name: getattr(self, _exact(name)) for name, _ in self.named_parameters()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _value(self, name: str, parameter: Tensor) -> Tensor:
+        exact = getattr(self, _exact(name), None)
+        value = parameter.float()
+        return value if exact is None else exact + (value - value.detach())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AtomicHead:
+        """As of any module, such as a move to a device, but a change of the precision is left out."""
+
+        def in_fp32(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        return super()._apply(in_fp32, recurse)
+
+
+def _exact(name: str) -> str:
+    return f"exact_{name.replace('.', '_')}"

@@ -1,6 +1,6 @@
 """Disk that a configuration needs: what the stages keep, and what a training in progress keeps on top.
 
-Text, identifiers, tries and runs are left out: megabytes.
+Text, identifiers, tries and runs are left out: megabytes. A training asks `training_in_progress` before its first step.
 """
 
 from __future__ import annotations
@@ -15,27 +15,43 @@ def disk(config: Config, tower: TowerShape, images: int, parameters: Parameters,
     models = trainings * model_file(parameters, config.train)
     if config.captioner_is_read:
         models += model_file(parameters, config.captioner)
-    states = (config.train.keep_states + 1) * state(parameters, config.train)
-    if config.train.validate_every:
-        states += 2 * model_file(parameters, config.train)  # the best model so far, and its successor before it goes
     return {
         "image embeddings (f32)": 4 * images * tower.embedding,
         "visual tokens (f16)": 2 * images * tower.tokens * tower.width,
         "models": models,
-        "training states": states,
+        "training states": training_in_progress(parameters, config.train),
     }
 
 
+def training_in_progress(parameters: Parameters, training: Training) -> int:
+    """Most bytes in the folder of a training's state: resumable states, and with validation the models that are kept."""
+    states = standing_states(training) * state(parameters, training)
+    # The best model so far, and the best at the newest state, from which a training that is broken off goes on.
+    return states + (2 * model_file(parameters, training) if training.validate_every else 0)
+
+
+def standing_states(training: Training) -> int:
+    """Most resumable states at a time: a new one is written before an old one is deleted, and one when it is broken off."""
+    saves = (training.steps - 1) // training.save_every
+    return min(training.keep_states, saves) + 1
+
+
 def model_file(parameters: Parameters, training: Training) -> int:
-    """Bytes of model.safetensors: every parameter in the precision of training."""
-    return (2 if training.precision == "bf16" else 4) * parameters.in_training
+    """Bytes of model.safetensors: every parameter in the precision of training, the atomic head in fp32."""
+    width = _width(training)
+    return width * parameters.in_training + (4 - width) * parameters.atomic_head
 
 
 def state(parameters: Parameters, training: Training) -> int:
     """Bytes of one resumable state over all processes: weights, fp32 master weights under ZeRO, and moments.
 
-    A new state is written before an old one is deleted, so there is room for one more than `keep_states`.
+    Under ZeRO 3 trained weights are in it as master weights alone.
     """
-    zero = training.zero_stage > 0 or training.precision == "bf16"
-    weights = (2 if training.precision == "bf16" else 4) * parameters.in_training
+    width, zero = _width(training), training.zero_stage > 0 or training.precision == "bf16"
+    stored = parameters.in_training - (parameters.trained if training.zero_stage == 3 else 0)
+    weights = width * stored + (4 - width) * parameters.atomic_head
     return weights + (12 if zero else 8) * parameters.trained
+
+
+def _width(training: Training) -> int:
+    return 2 if training.precision == "bf16" else 4

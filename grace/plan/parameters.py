@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from grace.model.checkpoints import unique_tensors
+from grace.training.deepspeed_engine import is_decayed
 
 PARTS = ("vision", "perceiver", "language_model", "cross_attention")
 
@@ -19,6 +20,7 @@ class Parameters:
     trained_of: dict[str, int]
     groups: tuple[int, ...]  # trained parameters of each group of the optimizer
     largest: int  # of one tensor
+    atomic_head: int = 0  # numbers of the atomic head, among those of the language model: fp32 in bf16 training too
 
     @property
     def in_training(self) -> int:
@@ -37,10 +39,11 @@ def count_parameters(learner: nn.Module, tower: int) -> Parameters:
     for name, value in tensors.items():
         total[_part(name)] += value.numel()
         trained[_part(name)] += value.numel() if value.requires_grad else 0
-    cross = trained["cross_attention"]  # weight decay is theirs alone, so they are a group of their own
-    groups = tuple(count for count in (cross, sum(trained.values()) - cross) if count)
+    decayed = sum(value.numel() for name, value in tensors.items() if value.requires_grad and is_decayed(name))
+    groups = tuple(count for count in (decayed, sum(trained.values()) - decayed) if count)
     largest = max((value.numel() for value in tensors.values() if value.requires_grad), default=0)
-    return Parameters(total, trained, groups, largest)
+    head = sum(value.numel() for name, value in tensors.items() if name.startswith("atomic_head."))
+    return Parameters(total, trained, groups, largest, head)
 
 
 def _part(name: str) -> str:

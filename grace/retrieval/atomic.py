@@ -42,11 +42,9 @@ class ClassRanking:
         `order_G`: the order of the gallery's images that breaks ties, int64 [G], lower first (default: as they come).
         """
         self.head, self.scores_at_once = head, scores_at_once or SCORES_AT_ONCE
-        self.unit_KD = F.normalize(head.classes.float(), dim=-1)
-        self.rows_G, self.order_G = (
-            rows_G,
-            torch.arange(len(rows_G), device=rows_G.device) if order_G is None else order_G,
-        )
+        self.unit_KD = F.normalize(head.class_matrix(), dim=-1)
+        self.rows_G = rows_G
+        self.order_G = torch.arange(len(rows_G), device=rows_G.device) if order_G is None else order_G
         self.sorted_G, self.places_G = rows_G.sort()
         self.sorted_on_host = self.sorted_G.cpu().numpy()
 

@@ -15,7 +15,7 @@ from typing import Any
 from grace.errors import GraceError
 from grace.files import read_json, write_json
 from grace.secrets import masked
-from grace.sidecars.hashes import FOLDER_SIDECAR, digest
+from grace.sidecars.hashes import FOLDER_SIDECAR, digest, manifest
 
 FORMAT = "grace-provenance-1"
 SUFFIX = f".{FOLDER_SIDECAR}"
@@ -60,6 +60,14 @@ def write_sidecar(output: Path, record: dict[str, Any]) -> None:
 def recorded_digest(output: Path, record: dict[str, Any]) -> str:
     """The sha256 of an output as its sidecar states it."""
     return digest(record["outputs"], folder=output.is_dir())
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file. If it has the size and time of its sidecar's entry, that entry's: nothing is read."""
+    folder, own = path.parent / FOLDER_SIDECAR, path.with_name(path.name + SUFFIX)
+    sidecar = next((place for place in (own, folder) if place.is_file()), None)
+    known = read_sidecar(sidecar)["outputs"] if sidecar else None
+    return manifest(path, known=known)[path.name]["sha256"]
 
 
 def seen_from(sidecar: Path, path: Path) -> str:

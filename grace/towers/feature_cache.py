@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from grace.errors import GraceError
 from grace.files import read_array, read_json, write_json
 
 
@@ -48,6 +50,10 @@ class FeatureCache:
         array = np.lib.format.open_memmap(self.path, mode="r+")
         with tqdm(total=rows, initial=start, desc=what, disable=None) as bar:
             for batch in batches:
+                if not torch.isfinite(batch).all():
+                    raise GraceError(
+                        f"{what} {start} to {start + len(batch) - 1} have features that float16 does not hold"
+                    )
                 array[start : start + len(batch)] = batch.numpy()
                 array.flush()
                 start += len(batch)

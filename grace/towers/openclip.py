@@ -1,8 +1,12 @@
 """The tower kind `open_clip`: any model that open_clip knows, by name, JSON configuration or local folder.
 
-Its folder holds the names only; weights stay where open_clip keeps them. Visual tokens are the tower's patch tokens
-(`output_tokens`) as OpenFlamingo was trained on them: of the last block, before the final LayerNorm. open_clip up to 2.23 gave
-those; later versions give them after the norm, which a published perceiver has never seen.
+Its folder holds the names only; weights stay where open_clip keeps them. A network is loaded as its weights were trained or not at
+all: the activation is that of the pretrained tag (open_clip builds the model of the name and only warns if the tag's differs), and
+whatever else open_clip only warns of is an error.
+
+Visual tokens are the tower's patch tokens (`output_tokens`) as OpenFlamingo was trained on them: of the last block, before the
+final LayerNorm. open_clip up to 2.23 gave those; later versions give them after the norm, which a published perceiver has never
+seen.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from grace.config import OpenClip, Tower, parse
 from grace.errors import GraceError, did_you_mean
 from grace.files import read_json, replacing_folder, write_json
 from grace.model.torchvision_shim import import_torchvision
+from grace.towers.openclip_warnings import warnings_of_open_clip
 
 
 class OpenClipTower:
@@ -27,6 +32,7 @@ class OpenClipTower:
 
     def __init__(self, settings: OpenClip) -> None:
         self.model, self.transform, self.tokenize = _load(settings)
+        self.activation = activation_of(self.model)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.model = self.model.to(self.device, self.dtype).eval()
@@ -59,8 +65,52 @@ def open_folder(folder: Path) -> OpenClipTower:
     return OpenClipTower(parse(OpenClip, config["settings"], f"{folder}/config.json"))
 
 
+def activation_of(model: torch.nn.Module) -> str:
+    """Which of its two activations open_clip built a model with: "QuickGELU" or "GELU"."""
+    from open_clip.transformer import QuickGELU
+
+    return "QuickGELU" if any(isinstance(module, QuickGELU) for module in model.modules()) else "GELU"
+
+
 def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
+    """The model with its weights, the transform of an image and the tokenizer."""
     import_torchvision()
+    import open_clip
+
+    name, pretrained = _registered(settings), _weights(settings)
+    which = f"open_clip model {name!r} with weights {pretrained!r}" if pretrained else f"open_clip model {name!r}"
+    quick = _tag_wants_quick_gelu(settings, name, pretrained)
+    try:
+        with warnings_of_open_clip() as said:
+            model, _, transform = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, force_quick_gelu=quick, weights_only=True
+            )
+            tokenize = open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise GraceError(
+            f"{which} cannot be loaded ({str(error).strip().splitlines()[0]}); give a local weights file in "
+            "tower.open_clip.pretrained"
+        ) from None
+    except pickle.UnpicklingError:
+        raise GraceError(
+            f"{which}: the weights hold more than tensors and are not loaded; take them as safetensors"
+        ) from None
+    mismatches = [line for line in said if not _expected(line, settings)]
+    if mismatches:
+        raise GraceError(
+            f"{which} would not be the network that was trained (open_clip warns: {mismatches[0].strip()}); set "
+            "tower.open_clip.model to the model that the weights belong to, or to its JSON configuration"
+        )
+    if not hasattr(model.visual, "output_tokens"):
+        raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")
+    model.visual.output_tokens = True
+    if getattr(model.visual, "attn_pool", None) is None and getattr(model.visual, "pool_type", "") == "tok":
+        model.visual.final_ln_after_pool = True  # the pooled vector is the same, the tokens are those before the norm
+    return model, transform, tokenize
+
+
+def _registered(settings: OpenClip) -> str:
+    """The name under which open_clip knows the model; a JSON configuration is registered first."""
     import open_clip
 
     name = settings.model
@@ -69,27 +119,57 @@ def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
         if not path.exists():
             raise GraceError(f"open_clip model configuration {path} does not exist")
         open_clip.add_model_config(path)
-        name = path.stem
-    elif ":" not in name and name not in open_clip.list_models():
+        if open_clip.get_model_config(path.stem) != read_json(path, "open_clip model configuration"):
+            raise GraceError(
+                f"open_clip takes no model from {path}: it must have embed_dim, vision_cfg and text_cfg (the model_cfg of an "
+                "open_clip_config.json)"
+            )
+        return path.stem
+    if ":" not in name and name not in open_clip.list_models():
         raise GraceError(f"open_clip has no model {name!r}" + did_you_mean(name, open_clip.list_models()))
-    try:
-        model, _, transform = open_clip.create_model_and_transforms(
-            name, pretrained=settings.pretrained or None, weights_only=True
+    return name
+
+
+def _weights(settings: OpenClip) -> str | None:
+    """What open_clip is given as `pretrained`; a model of the hub or of a local folder (`local-dir:`) brings its weights."""
+    if ":" not in settings.model:
+        return settings.pretrained or None
+    if settings.pretrained not in ("", OpenClip.model_fields["pretrained"].default):
+        raise GraceError(
+            f"tower.open_clip.pretrained is {settings.pretrained!r}, but {settings.model!r} brings its own weights; set it to ''"
         )
-        tokenize = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError) as error:
+    return None
+
+
+def _expected(line: str, settings: OpenClip) -> bool:
+    """Whether a warning says what was asked for: random weights (`pretrained: ''`), or the one weights file of a folder."""
+    if line.startswith("Multiple checkpoints found"):  # said of one file too, unless its name is one of a short list
+        folder = Path(settings.model.removeprefix("local-dir:"))
+        return sum(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()) == 1
+    random = line.startswith("No pretrained weights loaded") or line.endswith("initialized partially.")
+    return random and not settings.pretrained and ":" not in settings.model
+
+
+def _tag_wants_quick_gelu(settings: OpenClip, name: str, pretrained: str | None) -> bool:
+    """Whether the weights of a pretrained tag were trained with QuickGELU; False where there is no tag.
+
+    A file of weights does not say it. Where open_clip publishes weights of both kinds for the model, the configuration must.
+    """
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    if pretrained is None or ":" in name:
+        return False
+    tag = get_pretrained_cfg(name, pretrained)
+    if tag:
+        return bool(tag.get("quick_gelu", False))
+    own = settings.model.endswith(".json") or "quick_gelu" in open_clip.get_model_config(name)
+    tags = [] if own else open_clip.list_pretrained_tags_by_model(name)
+    quick = [tag for tag in tags if get_pretrained_cfg(name, tag).get("quick_gelu", False)]
+    if quick:
         raise GraceError(
-            f"open_clip model {name!r} with weights {settings.pretrained!r} cannot be loaded "
-            f"({str(error).strip().splitlines()[0]}); give a local weights file in tower.open_clip.pretrained"
-        ) from None
-    except pickle.UnpicklingError:
-        raise GraceError(
-            f"open_clip model {name!r}: its weights {settings.pretrained!r} hold more than tensors and are not loaded; "
-            "take them as safetensors"
-        ) from None
-    if not hasattr(model.visual, "output_tokens"):
-        raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")
-    model.visual.output_tokens = True
-    if getattr(model.visual, "attn_pool", None) is None and getattr(model.visual, "pool_type", "") == "tok":
-        model.visual.final_ln_after_pool = True  # the pooled vector is the same, the tokens are those before the norm
-    return model, transform, tokenize
+            f"the weights file {pretrained} does not say its activation: weights of {name} such as {quick[0]} want QuickGELU, "
+            f"others GELU. Set tower.open_clip.model to {name}-quickgelu, or to a JSON configuration (for GELU one with "
+            '"quick_gelu": false), or to local-dir:FOLDER with the open_clip_config.json of the weights'
+        )
+    return False

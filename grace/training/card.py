@@ -113,12 +113,13 @@ def _parts(config: dict[str, Any], training: Training, tensors: dict[str, Tensor
     name = f"made from scratch ({flamingo['scratch']['architecture']})" if scratch else flamingo["pretrained"]["model"]
     licence = "that of this project's user" if scratch else LICENCES.get(name, UNKNOWN)
     settings = tower.get("settings", {})
+    weights = "" if ":" in str(settings.get("model")) else str(settings.get("pretrained"))  # local-dir:, hf-hub:
     encoder, tower_licence = {
         "scratch": ("trained on this data set", "that of this project's user"),
         "efficientnet_lite0": ("EfficientNet-Lite0 of the package index, heads trained on this data set", UNKNOWN),
         "open_clip": (
-            f"open_clip {settings.get('model')} ({settings.get('pretrained')})",
-            LICENCES.get(str(settings.get("pretrained")), UNKNOWN),
+            f"open_clip {settings.get('model')}" + (f" ({weights})" if weights else ""),
+            LICENCES.get(weights, UNKNOWN),
         ),
     }.get(tower.get("kind"), ("not recorded", UNKNOWN))
     numbers = sum(value.numel() for value in tensors.values())

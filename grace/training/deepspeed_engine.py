@@ -1,7 +1,7 @@
 """DeepSpeed's engine from the configuration: ZeRO, precision, clipping, accumulation, schedule; and the tensors out of it.
 
 One process needs no launcher; several come from torchrun. On a CPU the same engine runs on gloo, and its shared-memory
-kernel, which compiles for a minute, is left out. bf16 keeps fp32 master weights and optimizer moments.
+kernel, which compiles for a minute, is left out. bf16 keeps fp32 master weights and optimizer moments, and the atomic head in fp32.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from grace.config import Training
 from grace.model.checkpoints import unique_tensors
 from grace.training.lora import merged
+from grace.training.master_weights import head_values, set_head_values
 
 
 def rank() -> int:
@@ -73,7 +74,9 @@ def make_engine(learner: nn.Module, training: Training, micro_batch: int) -> Any
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": sys.maxsize,
     }
+    head = head_values(learner, training)
     engine, *_ = deepspeed.initialize(model=learner, optimizer=optimizer, lr_scheduler=scheduler, config=config)
+    set_head_values(engine, head, training)
     return engine
 
 
@@ -92,13 +95,22 @@ def effective_stage(training: Training) -> int:
     return 1 if training.precision == "bf16" and training.zero_stage == 0 else training.zero_stage
 
 
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to the parameter `name`: the matrices of the gated cross-attention (GRACE, section 4.1).
+
+    Gates, norms and biases are left out by the rule of open_flamingo's first trainer (0.0.2): decayed gates would close, and the
+    model forget the image. As there, the scale of the feed-forward's norm (`ff.0.weight`) is decayed: it is not named norm.
+    """
+    left_out = ("ff_gate", "attn_gate", "norm", "bias")
+    return "gated_cross_attn_layer" in name and not any(part in name for part in left_out)
+
+
 def parameter_groups(learner: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """The trained parameters for an optimizer: weight decay on the gated cross-attention only (GRACE, section 4.1)."""
-    attention = {id(p) for p in learner.flamingo.lang_encoder.gated_cross_attn_layers.parameters()}
-    trained = [p for p in learner.parameters() if p.requires_grad]
+    """The trained parameters for an optimizer: those with weight decay, then those without; no group is empty."""
+    trained = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in attention], "weight_decay": training.weight_decay},
-        {"params": [p for p in trained if id(p) not in attention], "weight_decay": 0.0},
+        {"params": [p for name, p in trained if is_decayed(name)], "weight_decay": training.weight_decay},
+        {"params": [p for name, p in trained if not is_decayed(name)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -116,7 +128,7 @@ def learning_rate_factor(step: int, training: Training) -> float:
 def gathered_tensors(engine: Any, training: Training) -> dict[str, Tensor]:
     """The model's tensors on the CPU in the first process (others: empty), gathered from ZeRO-3 shards if need be.
 
-    They are those of a model without adapters: every adapter is added to its layer.
+    They are those of a model without adapters: every adapter is added to its layer. The atomic head's are fp32.
     """
     model = engine.module.flamingo
     if training.zero_stage < 3:
@@ -131,15 +143,18 @@ def gathered_tensors(engine: Any, training: Training) -> dict[str, Tensor]:
             with deepspeed.zero.GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
                 if is_first_process():
                     out[name] = value.detach().cpu().clone()
+    if hasattr(model, "atomic_head") and is_first_process():
+        out |= {f"atomic_head.{name}": value.cpu() for name, value in model.atomic_head.exact_values().items()}
     return merged(out, training.lora) if "lora" in training.trainable else out
 
 
 def hollow(model: nn.Module) -> nn.Module:
-    """A copy of `model` without memory for its parameters, to be filled by `whole_model`."""
-    empty = {
+    """A copy of `model` without memory for its parameters, to be filled by `whole_model`; its buffers are the model's."""
+    empty: dict[int, Tensor] = {
         id(value): nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
         for value in model.parameters()
     }
+    empty |= {id(value): value for value in model.buffers()}
     return copy.deepcopy(model, empty)
 
 

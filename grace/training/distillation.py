@@ -138,7 +138,8 @@ def teach(
     if torch.cuda.is_available():  # a process of several opens it on its own GPU
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     encoder = open_tower(tower)
-    if weights_digest(encoder.model) != encoded_by.get("weights_sha256"):
+    same = weights_digest(encoder.model) == encoded_by.get("weights_sha256")
+    if not same or getattr(encoder, "activation", None) != encoded_by.get("activation"):
         raise GraceError(
             f"tower {tower} is not the one that encoded the images; name that one, or encode the images again"
         )

@@ -8,6 +8,7 @@ decide, they decide together.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,14 @@ from grace.training.deepspeed_engine import (
 )
 from grace.training.distillation import Teacher
 from grace.training.lora import adapters, add_adapters
+from grace.training.master_weights import refresh_head
 from grace.training.memory import checkpoint_activations
 from grace.training.objectives import OBJECTIVES, media_of
 from grace.training.pools import Pool
 from grace.training.resume import resume, save, told_where
 from grace.training.samples import Batch, Sampler, collate, share_images
 from grace.training.signals import Termination
+from grace.training.space import check_training_fits
 from grace.training.state import TrainingState
 from grace.training.validation import Validation, Validations
 
@@ -69,10 +72,12 @@ class Learner(nn.Module):
 def train_model(
     model: nn.Module, pools: list[Pool], objective: str, seed: int, embeddings: Embeddings, pad_id: int,
     training: Training, state: TrainingState, validation: Validation | None = None, teacher: Teacher | None = None,
+    output: Path | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train `model` for `training.steps` steps and return its tensors on the CPU (first process; others: empty).
 
-    With a `validation` they are those of the model that it found best.
+    With a `validation` they are those of the model that it found best. A disk without room for the states, or for the model
+    that will be written to `output`, is a `GraceError` before the first step.
     """
     if "lora" in training.trainable:
         add_adapters(model, training.lora, seed)
@@ -81,9 +86,12 @@ def train_model(
     if training.activation_checkpointing:
         checkpoint_activations(model)
     learner = Learner(model, objective, training.loss_chunk, teacher)
+    if is_first_process():
+        check_training_fits(learner, training, state.folder, output)
     engine, start = resume(
         state, training, learner, lambda: make_engine(learner, training, sum(pool.batch for pool in pools))
     )
+    refresh_head(engine, training)
     batches = Batches(pools, objective, seed, embeddings, pad_id, training)
     found = Validations(state, training.validate_measure, training.patience, start)
     writer = _tensorboard(state, start)
@@ -109,6 +117,7 @@ def train_model(
                 began += time.perf_counter() - paused  # samples a second are those of training
                 if found.exhausted:
                     break
+            rate = engine.get_lr()[0]  # of this step; after it the schedule has moved on
             for part in range(training.gradient_accumulation):
                 micro = step * training.gradient_accumulation + part
                 _seed_dropout(seed, micro)
@@ -116,6 +125,7 @@ def train_model(
                 engine.backward(loss)
                 engine.step()
                 seen += batches.size * world_size()
+            refresh_head(engine, training)
             done = step + 1
             asked = termination.asked_of_any()
             saves = (done % training.save_every == 0 or asked) and done < training.steps
@@ -126,7 +136,7 @@ def train_model(
             if done % training.log_every == 0 or done == training.steps:
                 speed = seen / (time.perf_counter() - began)
                 with told_where(state, f"the metrics of step {done}"):
-                    _log(state, writer, bar, engine, done, said, speed, training.steps)
+                    _log(state, writer, bar, rate, done, said, speed, training.steps)
             if saves:
                 save(engine, state, done, training)
                 if is_first_process():
@@ -232,10 +242,10 @@ def _tell_validation(found: Validations, writer: Any) -> None:
     print(f"step {step} val {told} (best: step {found.best['step']}){ends}", flush=True)
 
 
-def _log(state, writer, bar, engine, step: int, said: dict[str, float], speed: float, steps: int) -> None:
+def _log(state, writer, bar, rate: float, step: int, said: dict[str, float], speed: float, steps: int) -> None:
     if not is_first_process():
         return
-    line = {"step": step, **said, "learning_rate": engine.get_lr()[0], "samples_per_second": round(speed, 1)}
+    line = {"step": step, **said, "learning_rate": rate, "samples_per_second": round(speed, 1)}
     state.log(line)
     for name, value in line.items():
         if name != "step":

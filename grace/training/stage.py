@@ -11,8 +11,6 @@ anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,6 @@ from grace.model.published import load_flamingo
 from grace.prompts import Prompts, check_queries
 from grace.provenance import provenance
 from grace.schemes import SCHEMES
-from grace.stages import STAGES
 from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
 from grace.training.distillation import teach
@@ -41,7 +38,7 @@ from grace.training.engine import train_model
 from grace.training.head_start import start_projection
 from grace.training.pools import scheme_pools
 from grace.training.resume import told_where
-from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState
+from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState, state_key
 from grace.training.validation import Validations, validation
 
 
@@ -101,9 +98,13 @@ def train(
         dataset / "captions.parquet",
         pseudo_queries / "pseudo_queries.parquet",
         embeddings / "image_embeddings.npy",
+        embeddings / "encode.json",
+        tokenizer / "tokenizer.json",
+        *([start_from / "model.safetensors"] if start_from else []),
+        *([Path(flamingo.checkpoint)] if flamingo.checkpoint and not start_from else []),
     ]
     asks = validation(training, tables, assigned, vectors, prompts, model.max_length, seed)
-    key = _fingerprint(settings, scheme, seed, assigned.fingerprint, embeddings, read, start_from)
+    key = state_key("train", [settings, scheme, seed, assigned.fingerprint], read)
     config = {
         "scheme": scheme,
         "seed": seed,
@@ -137,7 +138,9 @@ def run(
         config = {**config, "language_model": describe(model.lang_encoder)}
     check_output_folder(output, stage)
     with TrainingState(state, key) as kept:
-        tensors = train_model(model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks, guide)
+        tensors = train_model(
+            model, pools, objective, seed, vectors, words.pad_token_id, training, kept, asks, guide, output
+        )
         if is_first_process():
             where = output.resolve().parent
             with told_where(kept, "the model", folder=where), replacing_folder(output, stage) as folder:
@@ -181,23 +184,3 @@ def _add_atomic_head(model, assigned, tables, vectors, settings: Atomic, seed: i
         torch.manual_seed(seed)
         width = model.lang_encoder.get_input_embeddings().embedding_dim
         model.atomic_head = AtomicHead(width, classes, settings.temperature, settings.train_class_matrix)
-
-
-def _fingerprint(
-    settings: dict,
-    scheme: str,
-    seed: int,
-    identifiers: str,
-    embeddings: Path,
-    read: list[Path],
-    start_from: Path | None,
-) -> str:
-    """What a resumable state belongs to: another configuration or another input must not go on with it."""
-    encoded = read_json(need(embeddings / "encode.json", "encode.json"))
-    said = json.dumps([STAGES["train"], settings, scheme, seed, identifiers, encoded])
-    digest = hashlib.sha256(said.encode())
-    for path in (*read, start_from and start_from / "model.safetensors"):
-        if path:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -8,16 +8,34 @@ that says so. `latest` (written last) names the newest complete state. `metrics.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from grace.errors import GraceError
-from grace.files import read_json, replacing, write_json
+from grace.files import need, read_json, replacing, write_json
+from grace.sidecars.sidecar import file_digest
+from grace.stages import STAGES
 
 # Keys of `train` under which a state stays good: what is logged and kept, and how it goes on.
 SAYS_NOTHING_OF_THE_RESULT = ("log_every", "save_every", "keep_states", "resume", "zero_stage", "optimizer_offload")
+
+
+def state_key(stage: str, said: Any, files: Iterable[Path]) -> str:
+    """What a resumable state of `stage` belongs to, a hex digest: the stage's version, `said` (plain values), the files' content.
+
+    Empty in all processes but the first, which alone compares it: files may have gigabytes, and shared disks many readers. Of
+    files with a provenance record the recorded hash is taken, unless their size or time has changed.
+    """
+    from grace.training.deepspeed_engine import is_first_process
+
+    if not is_first_process():
+        return ""
+    digests = [file_digest(need(path, "input of the training")) for path in files]
+    return hashlib.sha256(json.dumps([stage, STAGES[stage], said, digests]).encode()).hexdigest()
 
 
 class TrainingState:

@@ -134,6 +134,7 @@ class Validations:
         said = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
         lines = [json.loads(line) for line in said]
         self.lines = [line for line in lines if start is None or line["step"] < start]
+        self.saved = self.best["step"] if self.best else None  # the best at the newest resumable state
 
     @property
     def best(self) -> dict[str, float] | None:
@@ -147,13 +148,17 @@ class Validations:
         return bool(best and self.patience and len(self.lines) - 1 - self.lines.index(best) >= self.patience)
 
     def add(self, step: int, scores: dict[str, float], tensors: Callable[[], dict[str, Tensor]]) -> None:
-        """Note a validation; if it is the best, keep the model (`tensors` gathers it, in every process)."""
+        """Note a validation; if it is the best, keep the model (`tensors` gathers it, in every process).
+
+        Of earlier best models the one of the newest resumable state stays, from which a training that is broken off goes on.
+        """
         self.lines.append({"step": step, **scores})
         best = self.best
         if best is self.lines[-1]:
             gathered = tensors()
             if is_first_process():
                 (self.folder / "best").mkdir(exist_ok=True)
+                self._drop_all_but(self.saved)
                 save_weights(self.model_file(step), gathered)
         if is_first_process():
             with replacing(self.file) as temporary:
@@ -164,9 +169,12 @@ class Validations:
 
     def drop_older(self) -> None:
         """Delete the models that were best once: the newest resumable state knows of a better one."""
-        keep = self.best and self.model_file(self.best["step"])
+        self.saved = self.best["step"] if self.best else None
+        self._drop_all_but(self.saved)
+
+    def _drop_all_but(self, step: float | None) -> None:
         for path in (self.folder / "best").glob("*"):
-            if path != keep:
+            if step is None or path != self.model_file(step):
                 path.unlink()
 
     def model(self) -> dict[str, Tensor]:

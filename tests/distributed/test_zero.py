@@ -279,6 +279,25 @@ def test_a_loss_that_is_not_finite_and_a_full_disk_end_in_words_with_the_last_go
     assert len(losses(tmp_path, "after")) == 20
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_logged_learning_rate_is_the_one_of_the_step(stage, tmp_path) -> None:
+    """Through the warm-up, with accumulation, and after a resume exact and by weights alone."""
+    keys = {"zero_stage": stage, "steps": 7, "gradient_accumulation": 2, "schedule": "linear", "learning_rate": 3e-3}
+    launch(tmp_path, 1, [
+        {"name": "whole", "training": keys, "rates": True},
+        {"name": "broken", "state": "state", "training": keys, "terminate_at": 6, "rates": True},
+        {"name": "on", "state": "state", "training": keys, "rates": True},
+    ])  # fmt: skip
+    wanted = [1e-3, 2e-3, 3e-3, 3e-3, 2.25e-3, 1.5e-3, 0.75e-3]
+    calls = {name: json.loads((tmp_path / f"{name}.rates.json").read_text()) for name in ("whole", "broken", "on")}
+    each = len(calls["whole"]) // 7  # ZeRO 2 and 3 step one group of parameters at a time
+    assert calls["whole"] == pytest.approx([rate for rate in wanted for _ in range(each)])
+    assert calls["broken"] + calls["on"] == calls["whole"] and calls["on"]
+    for name in ("whole", "on"):
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert [line["learning_rate"] for line in lines] == calls["whole"][::each]
+
+
 def test_two_nodes_are_one_training(runs, tmp_path) -> None:
     """Two launchers that meet at an address, one process each, as on two machines; SIGTERM to one ends both with code 75."""
     shared = {"training": {"steps": SHORT}, "output": str(tmp_path)}

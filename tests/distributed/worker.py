@@ -25,6 +25,7 @@ from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.embeddings import Embeddings
 from grace.errors import GraceError, Interrupted
 from grace.identifiers.base import IdentifierTables
+from grace.model.atomic_head import AtomicHead
 from grace.model.checkpoints import save_weights
 from grace.model.flamingo import build
 from grace.training import engine
@@ -50,8 +51,9 @@ class Words:
         return {"<image>": IMAGE, "<|endofchunk|>": END}[token]
 
 
-def model(architecture: str = "opt", seed: int = 0):
-    scratch = ScratchLanguageModel(architecture=architecture, width=32, layers=2, heads=2, max_length=64)
+def model(architecture: str = "opt", seed: int = 0, wide: bool = False):
+    width = 256 if wide else 32  # wide: the numbers of a state count more than what is said of them
+    scratch = ScratchLanguageModel(architecture=architecture, width=width, layers=2, heads=2, max_length=64)
     return build(Flamingo(scratch=scratch, perceiver_latents=3, perceiver_depth=2, seed=seed), Words(), 16)
 
 
@@ -91,6 +93,25 @@ def taught() -> tuple[Teacher, list[Pool]]:
     return Teacher(2.0, 0.3, gallery), [*plain[:2], pseudo]
 
 
+def atomic_model(train_classes: bool = False, wide: bool = False):
+    """A model with a class an image; the class matrix and the temperature are no numbers of bf16."""
+    made = model(wide=wide)
+    torch.manual_seed(3)
+    classes = torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors), dim=-1)
+    made.atomic_head = AtomicHead(256 if wide else 32, classes, temperature=0.5, train_classes=train_classes)
+    return made
+
+
+def atomic_pools() -> list[Pool]:
+    """The samples of `pools`, each with its image for a class."""
+    out = []
+    for pool in pools():
+        labels = np.arange(len(pool.samples)) % 40
+        samples = replace(pool.samples, targets=[[]] * len(pool.samples), labels=labels)
+        out.append(replace(pool, samples=samples))
+    return out
+
+
 def validation(settings: Training) -> Validation:
     """Texts with their images against all 40 images: what the model is trained on, so that it gets better at it."""
     retrieve = pools()[1].samples
@@ -126,7 +147,9 @@ def run_job(job: dict) -> None:
     """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
-    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process.
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process; `rates`: the learning
+    rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too, "classes";
+    `wide`: a larger model.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
@@ -134,9 +157,16 @@ def run_job(job: dict) -> None:
     try:
         with disturbed(job), TrainingState(state, job.get("key", "test")) as kept:
             asks = validation(settings) if settings.validate_every else None
-            learner = with_dropout(model()) if job.get("dropout") else model()
+            learner = with_dropout(model()) if job.get("dropout") else model(wide=job.get("wide", False))
             guide, given = taught() if settings.distillation else (None, pools())
-            tensors = train_model(learner, given, "generate", 0, embeddings(), PAD, settings, kept, asks, guide)
+            objective = "generate"
+            if job.get("atomic"):
+                learner, given, objective = (
+                    atomic_model(job["atomic"] == "classes", job.get("wide", False)),
+                    atomic_pools(),
+                    "classify",
+                )
+            tensors = train_model(learner, given, objective, 0, embeddings(), PAD, settings, kept, asks, guide)
             if is_first_process():
                 save_weights(folder / f"{job['name']}.safetensors", tensors)
                 shutil.copy(state / "metrics.jsonl", folder / f"{job['name']}.jsonl")
@@ -154,6 +184,11 @@ def run_job(job: dict) -> None:
 @contextmanager
 def disturbed(job: dict):
     plain, limits = engine.Batches.of, resource.getrlimit(resource.RLIMIT_FSIZE)
+    adam, rates = torch.optim.AdamW.step, []
+
+    def step(self, *args, **kwargs):
+        rates.append({group["lr"] for group in self.param_groups})
+        return adam(self, *args, **kwargs)
 
     def of(self, micro: int, device):
         if micro == job.get("terminate_at") and rank() == job.get("terminate_rank", 0):
@@ -166,11 +201,16 @@ def disturbed(job: dict):
         return batches
 
     engine.Batches.of = of
+    if job.get("rates"):
+        torch.optim.AdamW.step = step
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         yield
     finally:
-        engine.Batches.of = plain
+        engine.Batches.of, torch.optim.AdamW.step = plain, adam
+        if job.get("rates") and is_first_process():
+            written = [rate for one in rates for rate in one]
+            (Path(job["output"]) / f"{job['name']}.rates.json").write_text(json.dumps(written))
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 

@@ -288,6 +288,10 @@ def test_each_caption_is_encoded_once_and_finds_its_own_answer(taught):
 def test_another_tower_and_a_teacher_of_nothing_are_errors(taught):
     with pytest.raises(GraceError, match="is not the one that encoded the images"):
         taught("numeric", encoded_by={"kind": "stub", "weights_sha256": "another"})
+    with pytest.raises(
+        GraceError, match="is not the one that encoded the images"
+    ):  # the same weights, another activation
+        taught("numeric", encoded_by={**taught("numeric").tower.said, "activation": "GELU"})
     with pytest.raises(GraceError, match=r"numeric has no pseudo-queries .*raise train\.numeric\.retrieve_batch or"):
         taught("numeric", retrieve_batch=4, pseudo_query_share=0.1)  # a batch of 0.4 samples
     with pytest.raises(GraceError, match="atomic has no captions"):

@@ -120,3 +120,47 @@ def test_a_foreign_folder_is_refused_before_the_first_image(world):
     with pytest.raises(GraceError, match="did not make"):
         world()
     assert not (world.folder / "embeddings_state").exists()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 65520.0, -1e5])
+@pytest.mark.parametrize("array", [0, 1])
+@pytest.mark.parametrize("image", ["the pad image", "17.png"])
+def test_what_cannot_be_stored_is_told_with_its_image(world, monkeypatch, number, array, image):
+    """Visual tokens are float16, whose largest number is 65504; embeddings float32 of length 1."""
+    plain, rows = MeanColours.encode_images, -1
+
+    def encode_images(self, images):
+        nonlocal rows
+        found = plain(self, images)
+        for row in range(len(images)):
+            if rows + row == (-1 if image == "the pad image" else 17):
+                found[array][row].view(-1)[1] = number
+        rows += len(images)
+        return found
+
+    monkeypatch.setattr(MeanColours, "encode_images", encode_images)
+    if array == 0 and np.isfinite(number):
+        world()  # as large as that, an embedding of float32 is only not normalised
+        return
+    said = "of up to .* for {}; .* float16" if np.isfinite(number) else "not finite for {};"
+    with pytest.raises(GraceError, match=said.format(image)):
+        world()
+    assert not (world.folder / "embeddings").exists()
+
+
+def test_the_largest_tokens_that_can_be_stored_are(world, monkeypatch):
+    plain = MeanColours.encode_images
+    monkeypatch.setattr(
+        MeanColours,
+        "encode_images",
+        lambda self, images: (plain(self, images)[0], torch.full((len(images), 4, 3), -65504.0)),
+    )
+    world()
+    assert (load_embeddings(world.folder / "embeddings", 30).tokens == -65504).all()
+
+
+def test_a_state_of_an_earlier_version_of_the_stage_begins_anew(world, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        world(life=20)
+    monkeypatch.setitem(stage.STAGES, "encode", stage.STAGES["encode"] + 1)
+    assert world().seen == 1 + 30

@@ -39,6 +39,7 @@ def line(text: str, start: str) -> str:
         ("efficientnet_lite0", {}, "EfficientNet-Lite0", UNKNOWN),
         ("open_clip", {"model": "ViT-L-14", "pretrained": "openai"}, "open_clip ViT-L-14 (openai)", LICENCES["openai"]),
         ("open_clip", {"model": "ViT-L-14", "pretrained": "mine"}, "open_clip ViT-L-14 (mine)", UNKNOWN),
+        ("open_clip", {"model": "local-dir:/clip", "pretrained": "openai"}, "open_clip local-dir:/clip,", UNKNOWN),
     ],
 )
 def test_a_tower_has_its_own_licence(kind: str, settings: dict, named: str, licence: str, language_model: str) -> None:

@@ -19,6 +19,7 @@ from grace.errors import GraceError
 from grace.plan.known import EFFICIENTNET_LITE0
 from grace.pseudo_queries import pseudo_queries
 from grace.towers import backbones, efficientnet_lite0, open_tower, tower
+from grace.towers.feature_cache import FeatureCache
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (120, 120, 120)}
 SETTINGS = Tower(
@@ -239,3 +240,11 @@ def test_the_text_backbone_is_the_sentence_encoder():
     assert dog @ puppy > 0.6 > 0.3 > dog @ chess
     alone = torch.cat([backbone.features([text]) for text in texts]).float()
     np.testing.assert_allclose(alone, backbone.features(texts).float(), atol=2e-3)
+
+
+def test_features_that_float16_does_not_hold_are_refused(tmp_path):
+    cache = FeatureCache(tmp_path / "features", "key", (4, 2))
+    batches = iter([torch.zeros(2, 2).half(), torch.tensor([[1.0, 7e4], [0.0, 0.0]]).half()])
+    with pytest.raises(GraceError, match="images 2 to 3 have features that float16 does not hold"):
+        cache.fill(batches, "images")
+    assert cache.done == 2

@@ -155,6 +155,44 @@ def test_defect_08_atomic_reads_the_last_real_token_and_is_normalised(tokenizer,
     assert head(hidden.bfloat16()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("train_classes", [False, True])
+def test_the_atomic_head_stays_fp32_when_the_model_is_cast(train_classes) -> None:
+    classes, hidden = torch.randn(6, 8), torch.randn(3, 32)
+    head = AtomicHead(32, classes, 0.07, train_classes)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    wanted = head(hidden)
+    model = torch.nn.ModuleDict({"head": head, "rest": torch.nn.Linear(2, 2)})
+    for cast in (model.bfloat16, model.half, lambda: model.to(torch.bfloat16), model.double, model.float):
+        cast()
+        assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+        assert torch.equal(head(hidden), wanted)
+    assert model.bfloat16()["rest"].weight.dtype == torch.bfloat16
+    moved = model.to("meta")["head"]
+    assert {value.device.type for value in (*moved.parameters(), *moved.buffers())} == {"meta"}
+    assert {name for name, value in moved.named_parameters() if value.requires_grad} == {
+        "projection.weight", "log_scale", *(["classes"] if train_classes else [])
+    }  # fmt: skip
+
+
+def test_the_atomic_head_computes_with_the_exact_values_and_its_parameters_get_the_gradients() -> None:
+    """Against a head whose parameters are the exact values: the same logits, the same gradients, on rounded parameters."""
+    torch.manual_seed(0)
+    exact = AtomicHead(32, torch.randn(6, 8), 0.07, train_classes=True)
+    rounded = AtomicHead(32, torch.zeros(6, 8), 1.0, train_classes=True)
+    values = {name: value.detach().clone() for name, value in exact.named_parameters()}
+    for name, value in rounded.named_parameters():
+        value.data = values[name].bfloat16()
+    rounded.keep_exact(values)
+    hidden, labels = torch.randn(5, 32), torch.tensor([0, 5, 2, 2, 1])
+    for head in (exact, rounded):
+        F.cross_entropy(head(hidden), labels).backward()
+    assert torch.equal(exact(hidden), rounded(hidden)) and torch.equal(exact(hidden, labels), rounded(hidden, labels))
+    assert torch.equal(rounded.class_matrix(), exact.classes) and set(rounded.exact_values()) == set(values)
+    for name, value in exact.named_parameters():
+        assert torch.equal(rounded.get_parameter(name).grad, value.grad.bfloat16()), name
+    assert set(rounded.state_dict()) == set(exact.state_dict())
+
+
 def test_defect_10_loading_is_strict(tmp_path, model) -> None:
     tensors = unique_tensors(model)
     save_weights(tmp_path / "good", tensors)

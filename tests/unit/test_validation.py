@@ -137,6 +137,25 @@ def test_what_is_lacking_is_told(tiny, make, tokenizer_folder, vectors) -> None:
         validation(ASKED, empty, make("numeric", name="again"), vectors, prompts, 96, seed=0)
 
 
+@pytest.mark.parametrize("saves", [(), (4,), (2, 5, 6)])
+def test_two_models_are_kept_at_most_and_a_resumed_training_finds_its_best(tmp_path, saves) -> None:
+    """However often it gets better: the best, and the best at the newest state (written before the step is measured)."""
+    found = Validations(SimpleNamespace(folder=tmp_path), "R@1")
+    scores = [0.1, 0.2, 0.3, 0.25, 0.4, 0.5, 0.6]
+    for step, score in enumerate(scores):
+        if step in saves:
+            found.drop_older()
+        found.add(step, {"R@1": score}, lambda step=step: {"w": torch.tensor([float(step)])})
+        assert len(list((tmp_path / "best").iterdir())) <= 2
+        assert found.model()["w"] == scores.index(max(scores[: step + 1]))
+    start = max(saves, default=0)
+    gone_on = Validations(SimpleNamespace(folder=tmp_path), "R@1", start=start)
+    if start:
+        assert gone_on.model()["w"] == scores.index(max(scores[:start]))
+    else:
+        assert gone_on.best is None
+
+
 def test_the_best_model_is_kept_and_patience_ends_a_training(tmp_path) -> None:
     state = SimpleNamespace(folder=tmp_path)
     found = Validations(state, "R@1", patience=2)
@@ -144,6 +163,8 @@ def test_the_best_model_is_kept_and_patience_ends_a_training(tmp_path) -> None:
     for step, score in ((5, 0.1), (10, 0.3), (15, 0.3)):
         found.add(step, {"R@1": score}, lambda step=step: {"w": torch.tensor([float(step)])})
         assert not found.exhausted
+        if step == 5:  # the resumable state of step 10 is written
+            found.drop_older()
     assert found.best["step"] == 10, "of equal ones the first"
     assert found.model()["w"] == 10
     assert {path.name for path in (tmp_path / "best").iterdir()} == {"step5.safetensors", "step10.safetensors"}
