@@ -126,6 +126,9 @@ def read_json(path: Path | str, what: str = "JSON file") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark first
     except json.JSONDecodeError as error:
+        begins = error.doc.lstrip()[:20]
+        if begins[:1] not in '{["-0123456789tfn' or error.pos == 0:
+            raise GraceError(f"{what} {path} is not a JSON file: it begins with {begins!r}") from None
         raise GraceError(
             f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
             "it may be truncated: fetch or make it again"

@@ -10,6 +10,8 @@ import typer
 from grace.errors import GraceError
 
 app = typer.Typer()
+MOST = 20
+"""Findings that are named."""
 
 
 @app.command("provenance")
@@ -22,13 +24,18 @@ def provenance_command(file: Annotated[Path, typer.Argument(help="a file or fold
 
 
 @app.command("verify")
-def verify_command(results: Annotated[Path, typer.Argument(help="folder of results")] = Path("results")) -> None:
+def verify_command(
+    results: Annotated[Path, typer.Argument(help="folder of results")] = Path("results"),
+    every: Annotated[bool, typer.Option("--all", help="name all findings, however many")] = False,
+) -> None:
     """Hash every result again and name what is not as its stage wrote it."""
     from grace.sidecars.verify import verify
 
     hashed, problems = verify(results)
-    for problem in problems:
+    for problem in problems if every else problems[:MOST]:
         typer.echo(problem)
+    if len(problems) > MOST and not every:
+        typer.echo(f"... and {len(problems) - MOST} more; --all names them")
     if problems:
         raise GraceError(f"{results}: {len(problems)} finding(s) above; the other files are as their stages wrote them")
     typer.echo(f"{results}: {hashed} files are as their stages wrote them")

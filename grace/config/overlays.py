@@ -24,12 +24,11 @@ class _OnceLoader(yaml.SafeLoader):
         seen: dict[Any, int] = {}
         for key, _ in node.value:
             name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
-            if isinstance(name, str) and name in seen:
+            if name in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key '{name}' stands in lines {seen[name]} and {line}; keep one"
                 )
-            if isinstance(name, str):
-                seen[name] = line
+            seen[name] = line
         return super().construct_mapping(node, deep)
 
 

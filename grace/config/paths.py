@@ -75,10 +75,12 @@ def check_paths(config: Config) -> None:
 
 def read_by(config: Config, stage: str) -> list[str]:
     """The paths that a stage reads beside what other stages make."""
-    return [found.path for found in named(config) if stage in found.stages]
+    return [str(Path(found.path).expanduser()) for found in named(config) if stage in found.stages]
 
 
 def _local(key: str, name: str, what: str, stages: tuple[str, ...]) -> list[Named]:
     """The path that `name` is, unless it is a name that a hub or a package knows."""
-    is_path = name.startswith(("/", "./", "../", "~")) or name.endswith(WEIGHTS) or (name and Path(name).exists())
+    # a hub's names are `owner/name`: with the folder of that owner here, a path is meant
+    here = bool(name) and (Path(name).exists() or ("/" in name and Path(name).parent.is_dir()))
+    is_path = here or name.startswith(("/", "./", "../", "~")) or name.endswith(WEIGHTS)
     return [Named(key, name, what, stages)] if is_path else []

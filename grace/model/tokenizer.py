@@ -20,6 +20,9 @@ from grace.model.vocabulary import cut_tokenizer
 from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_queries
 from grace.schemes import SCHEMES
 
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What families of language models call the longest sequence that they read."""
+
 
 def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     """Make the tokenizer folder `output`."""
@@ -34,14 +37,23 @@ def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     if made.pad_token is None:
         made.add_special_tokens({"pad_token": PAD_TOKEN})
-    if settings.language_model == "scratch":  # for a pretrained model its context is known where it is loaded
-        captions = load_dataset(dataset).captions
-        for split in ("train", "val", "test"):
-            texts = captions["text"][captions["split"] == split].tolist()
-            # an identifier has one token at least, so this may still be too long with those of a scheme
-            check_queries(Prompts(made), texts, 1, settings.scratch.max_length, f"caption of the split {split}")
+    captions, limit = load_dataset(dataset).captions, _context(settings)
+    for split in ("train", "val", "test"):
+        texts = captions["text"][captions["split"] == split].tolist()
+        # an identifier has one token at least; `train` asks again with those of its scheme
+        check_queries(Prompts(made), texts, 1, limit, f"caption of the split {split}")
     with replacing_folder(output, "tokenizer") as folder:
         made.save_pretrained(folder)
+
+
+def _context(settings: Flamingo) -> int | None:
+    """Longest sequence that the language model will read, tokens; None: its configuration does not say."""
+    if settings.language_model == "scratch":
+        return settings.scratch.max_length
+    from grace.model.language_models import read_configuration  # which needs this module
+
+    config = read_configuration(settings.pretrained.model)
+    return next((config[key] for key in CONTEXT_KEYS if config.get(key)), None)
 
 
 def train_bpe(captions: list[str], vocabulary: int) -> Any:

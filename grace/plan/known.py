@@ -6,7 +6,6 @@ its folder or fetched (config.json alone). docs/training.md says where the shape
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ from typing import Any
 import torch
 
 from grace.config import Config, Flamingo, Tower
+from grace.data.karpathy import parse_karpathy
 from grace.errors import GraceError
+from grace.files import read_json
 from grace.model.language_models import read_configuration
 from grace.model.torchvision_shim import import_torchvision
 
@@ -133,8 +134,10 @@ def images(config: Config) -> tuple[int, int, int] | None:
         given = config.dataset.karpathy
         counts = KARPATHY.get(given.download)
         if given.json_file and Path(given.json_file).exists():
-            found = [image.get("split") for image in json.loads(Path(given.json_file).read_text("utf-8"))["images"]]
-            counts = (found.count("train") + found.count("restval"), found.count("val"), found.count("test"))
+            images, _ = parse_karpathy(
+                read_json(given.json_file, "Karpathy JSON file"), f"Karpathy JSON file {given.json_file}", given.restval
+            )
+            counts = tuple(int((images["split"] == split).sum()) for split in ("train", "val", "test"))
         if counts is not None:
             caps = (given.max_train, given.max_val, given.max_test)
             return tuple(min(count, cap) if cap else count for count, cap in zip(counts, caps, strict=True))

@@ -6,11 +6,13 @@ import signal
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grace.config import Identifiers
 from grace.identifiers.structured import cluster_paths
+from grace.openmp import openmp_threads
 from grace.trie import Trie
 
 SMALL = Identifiers(clusters=3, leaf_size=3)
@@ -87,3 +89,13 @@ def test_the_paths_of_many_images_are_all_different():
     points = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
     paths = cluster_paths(points, clusters=30, leaf_size=30, max_depth=12, seed=0)
     assert len(set(map(tuple, paths))) == 4000
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("2,1", 2), ("0", None), ("", None), ("all", None), (" 3 ", 3), ("-1", None)]
+)
+def test_threads_of_the_environment_are_read_as_openmp_does(monkeypatch, said, threads) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert openmp_threads() == threads
+    assert len(cluster_paths(rows, 3, 3, 5, seed=0)) == 40

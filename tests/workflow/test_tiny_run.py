@@ -183,7 +183,9 @@ def test_the_command_line_hands_everything_on(results, tmp_path, monkeypatch):
     """From inside the system's folder, by its dot; ranks that are not proven are told."""
     monkeypatch.chdir(results / "scenes/structured/seed0")
     asked = ["search", "a red circle", "--system", ".", "--top", "3", "--gallery-only"]
-    drawn = tmp_path / "new" / "found.webp"
+    refused = CliRunner().invoke(app, [*asked, "--picture", str(tmp_path / "new" / "found.webp")])
+    assert "there is no folder" in str(refused.exception) and not list(tmp_path.iterdir())
+    drawn = tmp_path / "found.webp"
     done = CliRunner().invoke(app, [*asked, "--settings", '{"search": "exact"}', "--picture", str(drawn)])
     assert done.exit_code == 0 and drawn.exists() and "proven" not in done.output, done.output
     lines = done.output.splitlines()
