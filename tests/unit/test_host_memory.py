@@ -93,7 +93,7 @@ def test_a_training_asks_for_all_its_processes(tmp_path) -> None:
     asked = host_memory(config)
     assert asked["train"] >= 4 * weights and asked["retrieve"] >= weights
     offloaded = host_memory(published(tmp_path, train={"optimizer_offload": "cpu"}))
-    assert offloaded["train"] >= asked["train"] + 18 / 4 * weights
+    assert offloaded["train"] == pytest.approx(asked["train"] + 18 / 4 * weights, abs=2)
     on_processor = host_memory(published(tmp_path, resources={"gpus": 0}))
     assert on_processor["train"] >= 4 * 4 * weights, "weights, gradients and moments of four processes"
     assert set(host_memory(published(tmp_path, resources={"memory_mb": 9000})).values()) == {9000}
