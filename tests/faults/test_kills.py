@@ -68,10 +68,11 @@ def wait_for_end(process: psutil.Process) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: signal.Signals, repeat: int):
-    """Struck after its first state it leaves no model, says why in its log, and resumes."""
+    """Struck after its first state it leaves the last good model, says why in its log, and resumes."""
+    own = run.results / "scenes" / "numeric" / "seed0"
+    before = (own / "model" / "model.safetensors").read_bytes()
     snakemake = run.start("-R", "train_model")
     process = wait_for_stage(run, snakemake, "train")
-    own = run.results / "scenes" / "numeric" / "seed0"
     while not (own / "training_state" / "latest").exists():
         assert snakemake.poll() is None, run.said()[-6000:]
         time.sleep(0.01)
@@ -79,7 +80,7 @@ def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: si
     assert snakemake.wait(timeout=300) != 0
     reason = "ended: SIGKILL: " if number == signal.SIGKILL else "interrupted: ended at step "
     assert reason in in_words(run)
-    assert not (own / "model").exists(), "a model of a trainer that did not finish"
+    assert (own / "model" / "model.safetensors").read_bytes() == before, "the model of before was to stay"
     run.must_end_as(undisturbed)
     assert "going on from step" in (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
 
