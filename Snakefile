@@ -1,9 +1,8 @@
 # GRACE: from images and captions to a Recall table. Reads config.yaml and the overlays given by --configfile.
 #
 #   snakemake --cores all                                    everything, up to the report
-#   snakemake --cores all --until identifiers                everything up to one stage
-#   snakemake --cores all -R train --until train             one stage again
-#   snakemake --cores all evaluate                           everything up to one stage, by its name
+#   snakemake --cores all identifiers                        everything up to one stage
+#   snakemake --cores all train -R train_model               one stage again
 #   snakemake --cores all --configfile config/flickr30k.yaml another data set and model
 #   snakemake --cores all --use-conda                        the same in the environments of envs/
 from snakemake.utils import min_version
@@ -26,15 +25,64 @@ include: "rules/evaluate.smk"
 include: "rules/report.smk"
 
 
+# Targets: everything up to a stage. `all` names every output, not only the report's: Snakemake takes a missing file whose products
+# are up to date for one that nobody needs, so a model would stay missing after `snakemake -R train_model` was killed.
+IDENTIFIERS = expand(rules.assign_identifiers.output, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
+TRIES = expand(rules.build_trie.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
+MODELS = expand(rules.train_model.output, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
+RUNS = expand(rules.retrieve_images.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
+SCORES = expand(rules.evaluate_system.output, system=SYSTEMS)
+
+
 rule all:
     default_target: True
     input:
-        wanted,
+        everything(
+            *rules.dataset.output,
+            *rules.tokenizer.output,
+            *rules.tower.output,
+            *rules.encode.output,
+            *(rules.captioner.output if CONFIG.captioner_is_read else []),
+            *rules.pseudo_queries.output,
+            *IDENTIFIERS,
+            *TRIES,
+            *MODELS,
+            *RUNS,
+            *rules.baseline.output,
+            *SCORES,
+            *rules.metrics.output,
+            *rules.report.output,
+        ),
 
 
 rule data:
     input:
-        rules.dataset.output,
+        everything(*rules.dataset.output),
+
+
+rule identifiers:
+    input:
+        everything(*IDENTIFIERS),
+
+
+rule trie:
+    input:
+        everything(*TRIES),
+
+
+rule train:
+    input:
+        everything(*MODELS),
+
+
+rule retrieve:
+    input:
+        everything(*RUNS),
+
+
+rule evaluate:
+    input:
+        everything(*SCORES),
 
 
 onstart:
@@ -43,8 +91,15 @@ onstart:
         print(
             f"{set_back} files in {OUTPUT} were dated later than now: the clock ran ahead; they have the time of now"
         )
+    forget_cancelled(CANCELLED)
+    keep_outputs()
 
 
 onsuccess:
+    restore_outputs()
     if not workflow.dag_settings.until:
         print(f"report: {OUTPUT}/report/index.html")
+
+
+onerror:
+    restore_outputs()

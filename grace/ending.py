@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from grace.cancelled import FOLDER, mark_cancelled
+
 WHY = {
     "SIGKILL": "killed from outside, or by the system because memory ran out",
     "SIGTERM": "asked to end from outside: cancelled, out of time, or the workflow was ended",
@@ -45,11 +47,6 @@ def last_line(log: Path | str) -> str:
     return lines[-1] if lines else ""
 
 
-def was_asked_to_end(log: Path | str) -> bool:
-    """Whether the stage with this log was ended by SIGTERM: cancelled, out of time, or its workflow was ended."""
-    return last_line(log).startswith(("ended: SIGTERM", "interrupted: "))
-
-
 def end_on_request() -> None:
     """From now on SIGTERM ends this process as an exception does: temporary files go, and the reason is printed."""
     signal.signal(signal.SIGTERM, _end)
@@ -70,6 +67,7 @@ def _watch(workflow: int) -> None:
     while _is_alive(workflow):
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
+    os.environ.pop(FOLDER, None)  # nobody cancelled the stage: a scheduler may have killed the whole job for its memory
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -84,5 +82,6 @@ def _is_alive(process: int) -> bool:
 
 def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would interrupt the cleaning up
+    mark_cancelled()
     print(f"ended: {reason(128 + number)}", file=sys.stderr, flush=True)
     sys.exit(128 + number)

@@ -15,8 +15,8 @@ rule baseline:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(MEMORY),
-        gpu=GPU,
+        mem_mb=memory(MEMORY["baseline"]),
+        gpu=GPUS.get("baseline", 0),
     params:
         folder=lambda wildcards, output: os.path.dirname(output.run),
         settings=part(CONFIG.retrieve, "depth", "batch_size"),

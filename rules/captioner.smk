@@ -14,8 +14,8 @@ rule captioner:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=memory(MEMORY),
-        gpu=GPU,
+        mem_mb=memory(MEMORY["captioner"]),
+        gpu=GPUS.get("captioner", 0),
     params:
         launch=LAUNCH,
         # resumable state is no output: Snakemake deletes the outputs of a job that fails
@@ -45,8 +45,8 @@ if CONFIG.pseudo_queries.source == "captioner":
             "../envs/infer.yaml"
         threads: ALONE
         resources:
-            mem_mb=memory(MEMORY),
-            gpu=GPU,
+            mem_mb=memory(MEMORY["pseudo_queries"]),
+            gpu=GPUS.get("pseudo_queries", 0),
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
             val=VAL,
@@ -72,8 +72,8 @@ elif CONFIG.pseudo_queries.source == "nearest":
             "../envs/infer.yaml"
         threads: ALONE
         resources:
-            mem_mb=memory(MEMORY),
-            gpu=GPU,
+            mem_mb=memory(MEMORY["pseudo_queries"]),
+            gpu=GPUS.get("pseudo_queries", 0),
         params:
             settings=as_json(section=CONFIG.pseudo_queries),
             val=VAL,

@@ -6,18 +6,20 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.io import apply_wildcards
 
 sys.path.insert(0, workflow.basedir)
 
+from grace.cancelled import forget_cancelled
 from grace.clock import no_times_to_come
 from grace.config import Config
 from grace.config import parse as parse_config
 from grace.config.overlays import Overlays
 from grace.config.paths import check_paths, read_by
 from grace.data.listing import listing_digest
-from grace.ending import last_line, was_asked_to_end
 from grace.errors import GraceError
+from grace.gpus import promised_gpus
+from grace.last_good import put_back, set_aside
+from grace.plan.host import host_memory, is_known
 from grace.schemes import SCHEMES
 from grace.stages import STAGES
 
@@ -27,14 +29,6 @@ try:
 except GraceError as error:
     raise WorkflowError(str(error)) from None
 
-# Jobs import the package from the repository, whatever the working directory is. Without GPUs in the configuration a job
-# sees none. A stage ends when the Snakemake that started it is gone (grace/ending.py).
-shell.prefix(
-    f"set -euo pipefail; export GRACE_WORKFLOW=$PPID PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
-    + ("export CUDA_VISIBLE_DEVICES=; " if CONFIG.resources.gpus == 0 else "")
-    + ("" if CONFIG.resources.adapt_threads else "export GRACE_THREADS=fixed; ")
-)
-
 OUTPUT = CONFIG.output
 DATA = f"{OUTPUT}/{CONFIG.dataset.name}"
 RUN = f"{DATA}/{{scheme}}/seed{{seed}}"
@@ -43,14 +37,42 @@ TIMES = f"{OUTPUT}/benchmarks/{CONFIG.dataset.name}"
 SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes for seed in CONFIG.seeds]
 THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
-GPU = CONFIG.resources.gpus
-MEMORY = CONFIG.resources.memory_mb
+GPUS = promised_gpus(CONFIG)  # of every stage that computes on GPUs
+MEMORY = host_memory(CONFIG)  # of every stage that holds a network, MB
+CANCELLED = f"{OUTPUT}/.cancelled"
 VAL = "--val" if CONFIG.train.validate_every else ""  # a training is validated on images that it has memorised
 LAUNCH = CONFIG.resources.launcher or (
     "python"
     if CONFIG.resources.processes == 1
     else f"python -m grace.training.launch --standalone --nproc-per-node {CONFIG.resources.processes}"
 )
+
+
+# Jobs import the package from the repository, whatever the working directory is. A stage ends when the Snakemake that started it
+# is gone (grace/ending.py), sees the GPUs that it was promised and no others (grace/gpus.py), and does not start again in the
+# same run after it was asked to end (grace/cancelled.py).
+shell.prefix(
+    f"set -euo pipefail; export GRACE_WORKFLOW=$PPID GRACE_CANCELLED={shlex.quote(CANCELLED)}"
+    f" GRACE_GPUS={shlex.quote(json.dumps(GPUS)).replace('{', '{{').replace('}', '}}')}"
+    f" PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    + ("" if CONFIG.resources.adapt_threads else "export GRACE_THREADS=fixed; ")
+)
+
+# Jobs of one machine share no GPU: unless --resources gpu=N says otherwise, all that run at once get as many as one training.
+# On a cluster the scheduler hands out GPUs: a resource of local scope bounds each job, not all of them together.
+if CONFIG.resources.gpus and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", CONFIG.resources.gpus)
+
+    resource_scopes:
+        gpu="local",
+
+
+if GPUS and CONFIG.resources.memory_mb is None and not is_known(CONFIG):
+    print(
+        "the size of the language model or the vision tower is not known before it is fetched, so jobs may ask for too little "
+        "main memory: set resources.memory_mb on a cluster",
+        file=sys.stderr,
+    )
 
 
 wildcard_constraints:
@@ -71,21 +93,8 @@ def part(section, *names):
 
 
 def memory(mb):
-    """What a job asks of a scheduler, MB: as much more with every further attempt, after a kill for memory.
-
-    A stage that was asked to end (scancel, out of time) is not submitted again: it said so in its log.
-    """
-
-    def ask(wildcards, attempt, rulename):
-        for log in workflow.get_rule(rulename).log if attempt > 1 else []:
-            log = apply_wildcards(str(log), wildcards)  # a path names its wildcards with their constraints
-            if was_asked_to_end(log):
-                raise WorkflowError(
-                    f"{rulename} was cancelled and is not submitted again; {log} ends: {last_line(log)}"
-                )
-        return attempt * mb
-
-    return ask
+    """What a job asks of a scheduler, MB: as much more with every further attempt, after a kill for memory."""
+    return lambda wildcards, attempt: attempt * mb
 
 
 def start_from(wildcards):
@@ -93,6 +102,9 @@ def start_from(wildcards):
     choice = CONFIG.train.for_scheme(wildcards.scheme).start_from
     if choice == "captioner":
         return f"{DATA}/captioner"
+    if choice == "atomic" and "train_model" in workflow.dag_settings.until:
+        # Snakemake (9.27) starts no job that depends on a job of the rule that --until names
+        raise WorkflowError("--until train_model cannot train a scheme that starts from another; run `snakemake train`")
     return f"{DATA}/atomic/seed{wildcards.seed}/model" if choice == "atomic" else []
 
 
@@ -108,52 +120,49 @@ def teacher(wildcards):
     return f"{DATA}/tower" if CONFIG.train.for_scheme(wildcards.scheme).distillation else []
 
 
-def wanted(wildcards):
-    """What `all` makes: the output of every stage, or with `--until train` the models.
+def everything(*files):
+    """The input of a target rule: these files.
 
-    The report alone would do for a first run. But Snakemake takes a missing file whose products are up to date for one that
-    nobody needs: after `snakemake -R train` was killed the model would stay missing, and the run would say it had nothing to do.
-
-    Snakemake (9.27) starts no job that depends on a job of the rule that --until names, so it would never start a training
-    that has another training's model as its input. To want the models and drop the --until means the same.
-    """
-    if STOP or workflow.dag.untilrules == {"train"}:
-        STOP.update(workflow.dag.untilrules)
-        workflow.dag.untilrules.clear()
-        return expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
-    made = [
-        output for stage in STAGES if stage != "captioner" or CONFIG.captioner_is_read for output in outputs_of(stage)
-    ]
-    for needed in (rules.identifiers, rules.train):
-        made += expand(needed.output, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
-    return sorted(set(made))
-
-
-STOP = set()
-
-
-class ByStage(type(workflow)):
-    """The workflow, with `snakemake evaluate` for everything up to that stage.
-
-    Snakemake (9.27) takes no rule with wildcards for a target, and tells a Snakefile its targets only after reading it. So
-    when it hands them over, the name of such a stage becomes what the stage makes in this configuration.
+    A target makes nothing itself, so with `--until TARGET` or `-R TARGET` Snakemake would find nothing to do.
     """
 
-    def __setattr__(self, name, value):
-        if name == "dag_settings" and value is not None:
-            takes = lambda target: target not in STAGES or not getattr(rules, target).rule.has_wildcards()
-            value.targets = {
-                output for target in value.targets for output in ([target] if takes(target) else outputs_of(target))
-            }
-        super().__setattr__(name, value)
+    def wanted(wildcards):
+        for option, named in (("--until", workflow.dag_settings.until), ("-R", workflow.dag_settings.forcerun)):
+            for target in sorted(TARGETS.keys() & named):
+                said = f"snakemake {target}" if option == "--until" else f"snakemake -R {TARGETS[target]}"
+                raise WorkflowError(f"{option} {target}: `{target}` is a target and no job of its own; run `{said}`")
+        return files
+
+    return wanted
 
 
-def outputs_of(stage):
-    """Everything that a stage makes in this configuration."""
-    return expand(getattr(rules, stage).output, system=SYSTEMS, scheme=CONFIG.schemes, seed=CONFIG.seeds)
+# {target: the rule that makes its files}
+TARGETS = {
+    "data": "dataset",
+    "identifiers": "assign_identifiers",
+    "trie": "build_trie",
+    "train": "train_model",
+    "retrieve": "retrieve_images",
+    "evaluate": "evaluate_system",
+}
 
 
-workflow.__class__ = ByStage
+def keep_outputs():
+    """Before the first job: keep the outputs that this run is going to replace, until there are new ones."""
+    try:
+        set_aside(output for job in workflow.dag.needrun_jobs() for output in job.output)
+    except GraceError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def restore_outputs():
+    """After the last job: a stage that failed has its last good outputs again, marked as incomplete, so that it is run again.
+
+    Without the mark Snakemake would take them for what the failed job was to make: it records a failed job like any other.
+    """
+    for job in workflow.dag.needrun_jobs(exclude_finished=False):
+        if any([put_back(output) for output in job.output]):
+            workflow.persistence.started(job)
 
 
 def photos(wildcards):

@@ -65,7 +65,7 @@ elif CONFIG.dataset.source == "folder":
         threads: ALONE
         resources:
             mem_mb=memory(4000),
-            gpu=GPU if FOLDER.captioner else 0,
+            gpu=GPUS.get("dataset", 0),
         params:
             # the folder of photos is no input, as above; what is in it is a parameter
             photos=photos,

@@ -1,5 +1,5 @@
 # Stages evaluate (one system's run, tested against the baseline's) and metrics (the rows of all systems).
-rule evaluate:
+rule evaluate_system:
     input:
         dataset=rules.dataset.output[0],
         run=f"{DATA}/{{system}}/run.trec",

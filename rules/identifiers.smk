@@ -1,5 +1,5 @@
 # Stages identifiers and trie, for every scheme and seed.
-rule identifiers:
+rule assign_identifiers:
     input:
         dataset=rules.dataset.output[0],
         tokenizer=rules.tokenizer.output[0],
@@ -27,9 +27,9 @@ rule identifiers:
         " --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
-rule trie:
+rule build_trie:
     input:
-        identifiers=rules.identifiers.output[0],
+        identifiers=rules.assign_identifiers.output[0],
         tokenizer=rules.tokenizer.output[0],
     output:
         f"{RUN}/trie.safetensors",

@@ -5,8 +5,8 @@ rule report:
         dataset=rules.dataset.output[0],
         embeddings=rules.encode.output[0],
         runs=expand(f"{DATA}/{{system}}/run.trec", system=SYSTEMS),
-        models=expand(rules.train.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
-        identifiers=expand(rules.identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
+        models=expand(rules.train_model.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
+        identifiers=expand(rules.assign_identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
         benchmark=benchmark_of_decoding,
     output:
         page=f"{OUTPUT}/report/index.html",

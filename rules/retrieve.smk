@@ -1,11 +1,11 @@
 # Stage retrieve: test captions to a TREC run, under the trie.
-rule retrieve:
+rule retrieve_images:
     input:
         dataset=rules.dataset.output[0],
         embeddings=rules.encode.output[0],
-        identifiers=rules.identifiers.output[0],
-        trie=rules.trie.output[0],
-        model=rules.train.output[0],
+        identifiers=rules.assign_identifiers.output[0],
+        trie=rules.build_trie.output[0],
+        model=rules.train_model.output[0],
     output:
         run=f"{RUN}/run.trec",
         retrieval=f"{RUN}/retrieval.json",
@@ -18,8 +18,8 @@ rule retrieve:
         "../envs/infer.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(MEMORY),
-        gpu=GPU,
+        mem_mb=memory(MEMORY["retrieve"]),
+        gpu=GPUS.get("retrieve", 0),
     params:
         folder=lambda wildcards, output: os.path.dirname(output.run),
         settings=as_json(section=CONFIG.retrieve),

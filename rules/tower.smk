@@ -12,8 +12,8 @@ rule tower:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=memory(MEMORY),
-        gpu=GPU,
+        mem_mb=memory(MEMORY["tower"]),
+        gpu=GPUS.get("tower", 0),
     params:
         settings=part(CONFIG.tower, "kind", CONFIG.tower.kind),
         stage_version=STAGES["tower"],
@@ -35,8 +35,8 @@ rule encode:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=memory(MEMORY),
-        gpu=GPU,
+        mem_mb=memory(MEMORY["encode"]),
+        gpu=GPUS.get("encode", 0),
     params:
         settings=part(CONFIG.tower, "kind", CONFIG.tower.kind, "encode_batch"),
         stage_version=STAGES["encode"],

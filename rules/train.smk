@@ -1,11 +1,11 @@
 # Stage train: one model a scheme and seed. A model that starts from another one's weights has that one as an input.
-rule train:
+rule train_model:
     input:
         dataset=rules.dataset.output[0],
         tokenizer=rules.tokenizer.output[0],
         embeddings=rules.encode.output[0],
         pseudo_queries=rules.pseudo_queries.output[0],
-        identifiers=rules.identifiers.output[0],
+        identifiers=rules.assign_identifiers.output[0],
         start_from=start_from,
         tower=teacher,
     output:
@@ -18,8 +18,8 @@ rule train:
         "../envs/train.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(MEMORY),
-        gpu=GPU,
+        mem_mb=memory(MEMORY["train"]),
+        gpu=GPUS.get("train", 0),
     params:
         launch=LAUNCH,
         # resumable state is no output: Snakemake deletes the outputs of a job that fails

@@ -11,9 +11,11 @@ from typing import Any
 
 import typer
 
+from grace.cancelled import refuse_if_cancelled
 from grace.cli import configuration, data, ended, models, plan, records, results, search
 from grace.ending import end_on_request, end_with_workflow
 from grace.errors import GraceError, Interrupted
+from grace.gpus import take_gpus
 from grace.secrets import mask_output
 
 app = typer.Typer(
@@ -53,6 +55,9 @@ def main() -> None:
     end_on_request()
     end_with_workflow()
     try:
+        if len(sys.argv) > 1:
+            refuse_if_cancelled()
+            take_gpus(sys.argv[1])
         sys.exit(app(standalone_mode=False))
     except Interrupted as error:
         print(f"interrupted: {' '.join(str(error).split())}", file=sys.stderr)

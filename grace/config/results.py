@@ -79,15 +79,17 @@ class Resources(Section):
         True,
         description="let a training on a processor leave out cores that other programs keep busy when it begins; with fewer threads the last digits of its results differ",
     )
-    gpus: Count = Field(0, description="GPUs of one training or retrieval job; 0: processor")
+    gpus: Count = Field(
+        0, description="GPUs of one training job; other stages that compute on a GPU get one; 0: processor"
+    )
     processes: Positive = Field(1, description="training processes (torchrun) of one job")
     launcher: str = Field(
         "",
         description="what starts a training in place of `python`, such as srun and grace.training.launch over several nodes; empty: as processes says",
     )
-    memory_mb: Positive = Field(
-        4000,
-        description="main memory that a job with a network asks a scheduler for, MB; a further attempt asks for as much more",
+    memory_mb: Positive | None = Field(
+        None,
+        description="main memory that a job with a network asks a scheduler for, MB; null: what `plan` computes for the model. A job that is killed for memory asks for as much more",
     )
 
     @model_validator(mode="after")

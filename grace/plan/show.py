@@ -24,6 +24,8 @@ def show(found: dict[str, Any]) -> None:
     for table in (_parameters(found), _memory(found), _time(found), _disk(found)):
         console.print(table)
         console.print()
+    asked = ", ".join(f"{stage} {mb:,} MB" for stage, mb in found["main_memory_mb"].items())
+    console.print(f"Main memory that jobs ask a scheduler for: {asked}.", soft_wrap=True)
     said = found["lengths"]
     console.print(
         f"Sequences: {said['mean']} tokens on average, {said['longest']} at most ({said['source']}); {found['images']:,} images. "

@@ -15,6 +15,7 @@ from grace.errors import GraceError
 from grace.plan.activations import Counted, count, fake_learner
 from grace.plan.disk import disk
 from grace.plan.flops import computed_flops, forward_flops, step_flops
+from grace.plan.host import host_memory
 from grace.plan.known import images, language_model_config, tower_shape, words
 from grace.plan.lengths import Lengths, lengths
 from grace.plan.memory import Memory, memory
@@ -83,6 +84,7 @@ def plan(
         ],
         "jobs": jobs,
         "hours": sum(job["hours"] for job in jobs),
+        "main_memory_mb": host_memory(config),
         "disk": disk(config, tower, total, parameters, len(config.schemes) * len(config.seeds)),
     }
 

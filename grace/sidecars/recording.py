@@ -19,6 +19,7 @@ from typing import Any
 
 from grace.errors import GraceError
 from grace.files import remove_leftovers
+from grace.last_good import forget
 from grace.provenance import code_digest, environment, machine, versions
 from grace.sidecars.hashes import Manifest, differences, digest, manifest
 from grace.sidecars.sidecar import read_sidecar, seen_from, sidecar_of, write_sidecar
@@ -126,6 +127,8 @@ def recorded(
     }
     for output in map(Path, writes):
         write_sidecar(output, {**facts, "inputs": record.stated(sidecar_of(output)), "outputs": manifest(output)})
+    for output in map(Path, writes):
+        forget(output)
 
 
 def _named_files(settings: Any, name: str = "") -> dict[str, Path]:

@@ -16,16 +16,26 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from grace.cancelled import mark_cancelled, refuse_if_cancelled
+from grace.errors import GraceError
+from grace.gpus import take_gpus
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Start the processes, wait for them, and return the exit code of the first that failed (0: none did)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        refuse_if_cancelled()
+        if "grace" in given[:-1]:  # the GPUs are chosen once for all processes
+            take_gpus(given[given.index("grace") + 1])
+    except GraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     signal.signal(signal.SIGTERM, _hand_on)
-    options = parse_args(
-        ["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    options = parse_args(["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT", *given])
     try:
         run(options)
     except ChildFailedError as error:
@@ -35,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
+    mark_cancelled()
     children = _children(os.getpid())
     if not children:  # still waiting for other nodes: there is nothing to save
         sys.exit(128 + number)

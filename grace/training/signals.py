@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from grace.cancelled import mark_cancelled
 from grace.training.deepspeed_engine import over_all
 
 
@@ -29,6 +30,7 @@ class Termination:
 
     def _note(self, *_: object) -> None:
         self._asked = True
+        mark_cancelled()  # before the state is saved: a scheduler may not wait for that
 
     def asked_of_any(self) -> bool:
         """True, in every process at the same step, once any of them got the signal."""

@@ -31,6 +31,14 @@ WHOLE = {
     "pseudo_queries": {"source": "captioner"},
     "captioner": {"steps": 20, "save_every": 5},
 }
+# rules whose name is not that of their stage
+RULE_OF = {
+    "identifiers": "assign_identifiers",
+    "trie": "build_trie",
+    "train": "train_model",
+    "retrieve": "retrieve_images",
+    "evaluate": "evaluate_system",
+}
 GALLERY = range(70, 100)  # image ids of the split test: config/tiny.yaml draws 60 + 10 + 30 images
 
 

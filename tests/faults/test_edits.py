@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.faults.runs import OUTPUT, SMALL, Run, in_words, wait_for_stage
+from tests.faults.runs import OUTPUT, RULE_OF, SMALL, Run, in_words, wait_for_stage
 
 OWN = "scenes/numeric/seed0"
 # an output, a file of it, and a stage that reads it
@@ -37,7 +37,7 @@ def test_an_output_edited_by_hand(run: Run, undisturbed: Run, chance: random.Ran
     edited.write_bytes(content)
     code, said = run.verify()
     assert code == 2 and f"{OUTPUT}/{edited.relative_to(run.results)}: changed after the stage" in said, said
-    code, said = run("-R", reader)
+    code, said = run("-R", RULE_OF.get(reader, reader))
     assert code != 0, said[-6000:]
     assert f"{edited.relative_to(run.folder)} was changed after the stage" in in_words(run), in_words(run)
     whole = run.results / output
@@ -68,7 +68,7 @@ def test_an_input_changed_between_stages(undisturbed: Run, run: Run, chance: ran
 def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run, repeat: int):
     """A trainer killed, its pseudo-queries changed (images, identifiers and settings are not): training starts anew."""
     own = run.results / OWN
-    snakemake = run.start("-R", "train")
+    snakemake = run.start("-R", "train_model")
     process = wait_for_stage(run, snakemake, "train")
     while not (own / "training_state" / "latest").exists():
         assert snakemake.poll() is None, run.said()[-6000:]
@@ -76,7 +76,7 @@ def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run
     process.kill()
     snakemake.wait()
     run.say("something else that is named")
-    code, said = run("--until", "train")
+    code, said = run("train")
     assert code == 0, said[-6000:]
     log = (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
     assert "training starts anew" in log and "going on from step" not in log
@@ -89,14 +89,16 @@ def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run
 def test_a_configuration_changed_in_mid_run(run: Run, undisturbed: Run, section: str, repeat: int):
     """The run at work keeps the one it began with; the next run makes again exactly what the new one changes."""
     changed = {"train": {"steps": 30}, "evaluate": {"resamples": 60}}[section]
-    snakemake = run.start("-R", "identifiers")
+    snakemake = run.start("-R", "assign_identifiers")
     assert wait_for_stage(run, snakemake, "identifiers") is not None
     run.configure(**{section: changed})
     assert snakemake.wait(timeout=600) == 0, run.said()[-6000:]
     record = json.loads((run.results / OWN / "model" / "provenance.json").read_text())
     assert record["settings"]["training"]["steps"] == SMALL["train"]["steps"]
     code, said = run("-n")
-    assert code == 0 and ("rule train:" in said) == (section == "train") and "rule evaluate:" in said, said[-6000:]
+    assert code == 0 and ("rule train_model:" in said) == (section == "train") and "rule evaluate_system:" in said, (
+        said[-6000:]
+    )
     code, said = run()
     assert code == 0, said[-6000:]
     record = json.loads((run.results / OWN / "model" / "provenance.json").read_text())

@@ -68,10 +68,11 @@ def wait_for_end(process: psutil.Process) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: signal.Signals, repeat: int):
-    """Struck after its first state it leaves no model, says why in its log, and resumes."""
-    snakemake = run.start("-R", "train")
-    process = wait_for_stage(run, snakemake, "train")
+    """Struck after its first state it leaves the last good model, says why in its log, and resumes."""
     own = run.results / "scenes" / "numeric" / "seed0"
+    before = (own / "model" / "model.safetensors").read_bytes()
+    snakemake = run.start("-R", "train_model")
+    process = wait_for_stage(run, snakemake, "train")
     while not (own / "training_state" / "latest").exists():
         assert snakemake.poll() is None, run.said()[-6000:]
         time.sleep(0.01)
@@ -79,14 +80,14 @@ def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: si
     assert snakemake.wait(timeout=300) != 0
     reason = "ended: SIGKILL: " if number == signal.SIGKILL else "interrupted: ended at step "
     assert reason in in_words(run)
-    assert not (own / "model").exists(), "a model of a trainer that did not finish"
+    assert (own / "model" / "model.safetensors").read_bytes() == before, "the model of before was to stay"
     run.must_end_as(undisturbed)
     assert "going on from step" in (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
 
 
 def test_a_stage_ends_with_its_snakemake(run: Run, undisturbed: Run, repeat: int):
     """After kill -9 of Snakemake no orphan goes on writing beside the rerun."""
-    snakemake = run.start("-R", "retrieve")
+    snakemake = run.start("-R", "retrieve_images")
     process = wait_for_stage(run, snakemake, "retrieve")
     snakemake.send_signal(signal.SIGKILL)
     snakemake.wait()
@@ -100,9 +101,9 @@ def test_a_stage_ends_with_its_snakemake(run: Run, undisturbed: Run, repeat: int
 @pytest.mark.long
 def test_two_runs_in_one_folder(run: Run, undisturbed: Run, repeat: int):
     """The second is refused in words and disturbs nothing."""
-    first = run.start("-R", "identifiers")
+    first = run.start("-R", "assign_identifiers")
     assert wait_for_stage(run, first, "identifiers") is not None
-    code, said = Run(run.folder, log="second.log")("-R", "train")
+    code, said = Run(run.folder, log="second.log")("-R", "train_model")
     assert code != 0 and "LockException" in said, said
     assert first.wait(timeout=600) == 0, run.said()[-6000:]
     run.must_end_as(undisturbed)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import Run, in_words
+from tests.faults.runs import RULE_OF, Run, in_words
 
 FORCE = ("dataset", "tokenizer", "tower", "encode", "identifiers", "train", "retrieve", "evaluate")
 
@@ -77,9 +77,9 @@ def test_a_full_disk(run: Run, undisturbed: Run, own_disk: Path | None, chance: 
     stage = chance.choice(FORCE)
     if own_disk:
         with Filler(own_disk, leave=chance.randrange(0, 48) * 1024):
-            code, said = run("-R", stage)
+            code, said = run("-R", RULE_OF.get(stage, stage))
     else:
-        code, said = run("-R", stage, limits=f"ulimit -f {chance.randrange(1, 8)}")
+        code, said = run("-R", RULE_OF.get(stage, stage), limits=f"ulimit -f {chance.randrange(1, 8)}")
     assert code != 0, f"{stage} had room: the test tests nothing\n{said[-4000:]}"
     words = ("no space left", "make room", "error: file too large", "sigbus", "sigxfsz")
     told = said + in_words(run)
@@ -108,7 +108,7 @@ def test_a_read_only_output_folder(
         folders = [path for path in (run.results, *run.results.rglob("*")) if path.is_dir()]
         for folder in folders:
             folder.chmod(0o555)
-    code, said = run("-R", stage)
+    code, said = run("-R", RULE_OF.get(stage, stage))
     if own_disk:
         assert mount("-o", "remount,rw", str(own_disk))
     else:
@@ -127,7 +127,7 @@ def test_too_little_memory(run: Run, undisturbed: Run, chance: random.Random, re
     (programs / "python").write_text(limited)
     (programs / "python").chmod(0o755)
     stage = chance.choice(("train", "retrieve"))
-    code, said = run("-R", stage, programs=programs)
+    code, said = run("-R", RULE_OF.get(stage, stage), programs=programs)
     assert code != 0, f"it fitted: the test tests nothing\n{said[-3000:]}"
     assert in_words(run, stage), said[-6000:]
     shutil.rmtree(programs)

@@ -42,20 +42,31 @@ class Workflow:
         return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
 
     def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
-        """{rule: number of jobs} of a dry run, without the target rule `all`."""
+        """{stage: number of jobs} of a dry run."""
         done = self("-n", *arguments, overlays=overlays)
         assert done.returncode == 0, done.stdout + done.stderr
         return jobs(done.stdout + done.stderr)
 
 
+# rules whose name is not that of their stage
+STAGE_OF = {
+    "assign_identifiers": "identifiers",
+    "build_trie": "trie",
+    "train_model": "train",
+    "retrieve_images": "retrieve",
+    "evaluate_system": "evaluate",
+}
+TARGETS = {"all", "data", *STAGE_OF.values()}
+
+
 def jobs(text: str) -> dict[str, int]:
-    """{rule: number of jobs} of Snakemake's table, without `all` and the total."""
+    """{stage: number of jobs} of Snakemake's table, without target rules and the total."""
     table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", text, re.DOTALL)
     if table is None:
         assert "Nothing to be done" in text, text
         return {}
     found = {name: int(count) for name, count in (line.split() for line in table.group(1).splitlines())}
-    return {name: count for name, count in found.items() if name not in ("all", "total")}
+    return {STAGE_OF.get(name, name): count for name, count in found.items() if name not in {*TARGETS, "total"}}
 
 
 @pytest.fixture(scope="module")

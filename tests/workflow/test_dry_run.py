@@ -34,13 +34,35 @@ def test_schemes_and_seeds_multiply(workflow):
     assert (plan["train"], plan["retrieve"], plan["evaluate"], plan["captioner"]) == (6, 6, 7, 1)
 
 
-def test_until_a_stage(workflow):
-    assert set(workflow.planned("--until", "identifiers")) == {
-        *("dataset", "tokenizer", "tower", "encode", "captioner", "pseudo_queries", "identifiers"),
-    }
-    plan = workflow.planned("--until", "train")
-    assert plan["train"] == 2 and not {"retrieve", "evaluate", "report"} & set(plan)
-    assert set(workflow.planned("data")) == {"dataset", "data"}
+def test_everything_up_to_a_stage(workflow):
+    before = {"dataset", "tokenizer", "tower", "encode", "captioner", "pseudo_queries"}
+    for arguments in (["identifiers"], ["--until", "assign_identifiers"]):
+        assert set(workflow.planned(*arguments)) == {*before, "identifiers"}
+    plan = workflow.planned("train")
+    assert set(plan) == {*before, "identifiers", "train"} and plan["train"] == 2
+    assert set(workflow.planned("data")) == {"dataset"}
+
+
+@pytest.mark.parametrize("target", ["", "evaluate", "results/metrics.json"])
+def test_until_train_is_refused_in_words_or_planned(workflow, target):
+    """Snakemake starts no job that depends on a job of the rule that --until names: structured starts from atomic."""
+    done = workflow("-n", *filter(None, [target]), "--until", "train_model")
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "run `snakemake train`" in said and "BUG" not in said
+    scratch = workflow.overlay("scratch", {"train": {"start_from": "scratch", "structured": {"start_from": None}}})
+    assert workflow.planned(*filter(None, [target]), "--until", "train_model", overlays=(scratch,))["train"] == 2
+
+
+@pytest.mark.parametrize("target", ["identifiers", "trie", "train", "retrieve", "evaluate"])
+def test_a_target_is_not_taken_for_a_job(workflow, target):
+    """With `--until train` or `-R train` Snakemake would say that there is nothing to do."""
+    for arguments, instead in (
+        (["--until", target], f"run `snakemake {target}`"),
+        (["evaluate", "--until", target], f"run `snakemake {target}`"),
+        (["-R", target], "run `snakemake -R "),
+    ):
+        done = workflow("-n", *arguments)
+        assert done.returncode != 0 and instead in done.stdout + done.stderr
 
 
 def test_given_pseudo_queries_need_no_captioner(workflow):

@@ -88,7 +88,7 @@ def test_exactly_what_depends_on_a_change_runs_again(finished, request, change, 
 
 def test_one_stage_again_and_then_the_rest(copy):
     """What a user does after an edit of the trainer: train alone, then the scores, then all; in the end nothing is left to do."""
-    again = ("-R", "train", "--until", "train")
+    again = ("train", "-R", "train_model")
     for arguments, expected in (
         (again, {"train": 2}),
         (("evaluate",), {"retrieve": 2, "evaluate": 2}),

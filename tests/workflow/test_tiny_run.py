@@ -262,12 +262,12 @@ def test_a_search_that_cannot_be_is_told_in_words(results, place, keys, said):
 
 
 def test_train_alone_again_ends_in_the_same_runs(workflow, results):
-    """`-R train --until train` reruns one stage; trained again, the models give the same rankings, to the byte."""
-    assert workflow.planned("-R", "train", "--until", "train", overlays=(TINY,)) == {"train": 2}
+    """`train -R train_model` reruns one stage; trained again, the models give the same rankings, to the byte."""
+    assert workflow.planned("train", "-R", "train_model", overlays=(TINY,)) == {"train": 2}
     runs = [results / "scenes" / system / "run.trec" for system in SYSTEMS[1:]]
     before = [run.read_bytes() for run in runs]
     times = [run.stat().st_mtime_ns for run in runs]
-    for arguments in (("-R", "train", "--until", "train"), ("--until", "retrieve")):
+    for arguments in (("train", "-R", "train_model"), ("retrieve",)):
         done = workflow(*arguments, overlays=(TINY,))
         assert done.returncode == 0, done.stdout + done.stderr
     assert all(run.stat().st_mtime_ns > time for run, time in zip(runs, times, strict=True)), (

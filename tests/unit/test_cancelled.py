@@ -1,0 +1,111 @@
+"""A stage that was asked to end, and that Snakemake starts again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grace import cancelled
+from grace.cancelled import FOLDER, forget_cancelled, mark_cancelled, refuse_if_cancelled
+from grace.ending import _watch
+from grace.errors import GraceError
+from grace.training import launch
+from grace.training.signals import Termination
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def stage(monkeypatch, tmp_path):
+    """A function that makes this process a stage of a workflow, with that output."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv(FOLDER, str(tmp_path / ".cancelled"))
+
+    def become(output: str) -> None:
+        monkeypatch.setattr(cancelled.sys, "argv", ["grace", "train", "--output", output, "--state", "s"])
+
+    become("results/model")
+    return become
+
+
+def test_only_what_was_cancelled_is_refused_and_only_in_this_run(stage, tmp_path) -> None:
+    refuse_if_cancelled()
+    mark_cancelled()
+    with pytest.raises(GraceError, match="cancelled and is not started again in this run; start a new run"):
+        refuse_if_cancelled()
+    stage("results/other/model")
+    refuse_if_cancelled()
+    stage("results/model")
+    forget_cancelled(tmp_path / ".cancelled")
+    refuse_if_cancelled()
+
+
+def test_a_stage_by_hand_neither_marks_nor_refuses(stage, monkeypatch, tmp_path) -> None:
+    mark_cancelled()
+    monkeypatch.delenv(FOLDER)
+    refuse_if_cancelled()
+    stage("results/by/hand")
+    mark_cancelled()
+    assert len(list((tmp_path / ".cancelled").iterdir())) == 1
+
+
+def test_a_process_that_its_launcher_ends_was_not_cancelled(stage, monkeypatch) -> None:
+    """The launcher ends all processes when one was killed for memory: the stage may be started again."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with Termination() as termination:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert termination.asked_of_any()
+    refuse_if_cancelled()
+
+
+def test_a_training_that_is_asked_to_end_marks_itself_before_it_saves(stage) -> None:
+    with Termination():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(GraceError):
+            refuse_if_cancelled()
+
+
+def test_a_launcher_that_is_asked_to_end_marks_the_stage_and_refuses_it(stage, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(launch, "_children", lambda process: [])
+    with pytest.raises(SystemExit):
+        launch._hand_on(signal.SIGTERM, None)
+    assert launch.main(["--standalone", "-m", "grace", "train", "--output", "results/model"]) == 2
+    assert "was cancelled" in capsys.readouterr().err
+
+
+def test_a_stage_whose_workflow_is_gone_was_not_cancelled(stage, monkeypatch) -> None:
+    """A scheduler that kills a job for its memory may kill the workflow's process first."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ended = []
+    monkeypatch.setattr(os, "kill", lambda process, number: ended.append(number))
+    _watch(gone.pid)
+    mark_cancelled()  # the handler of that signal
+    assert ended == [signal.SIGTERM] and cancelled._mark() is None
+
+
+def test_a_stage_that_gets_sigterm_is_refused_the_next_time(tmp_path) -> None:
+    """The command line, from the signal to the refusal."""
+    environment = {**os.environ, FOLDER: str(tmp_path / ".cancelled"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c"]
+    wait = "import time, grace.cli as c; c.app = lambda **_: (print('at work', flush=True), time.sleep(60))"
+    arguments = ["trie", "--output", "trie.safetensors"]
+    process = subprocess.Popen(
+        [*command, f"{wait}; c.main()", *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGTERM)
+    assert "ended: SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
+    again = subprocess.run(
+        [sys.executable, "-m", "grace", *arguments], env=environment, text=True, capture_output=True, check=False
+    )
+    assert again.returncode == 2 and "error: this stage was cancelled" in again.stderr
