@@ -4,6 +4,7 @@ rule captioner:
         dataset=rules.dataset.output[0],
         tokenizer=rules.tokenizer.output[0],
         embeddings=rules.encode.output[0],
+        weights=read_by(CONFIG, "captioner"),
     output:
         directory(f"{DATA}/captioner"),
     log:

@@ -102,6 +102,7 @@ else:
 rule tokenizer:
     input:
         dataset=rules.dataset.output[0],
+        files=read_by(CONFIG, "tokenizer"),
     output:
         directory(f"{DATA}/tokenizer"),
     log:
@@ -111,6 +112,7 @@ rule tokenizer:
     conda:
         "../envs/infer.yaml"
     threads: 1
+    priority: 1  # before the tower is trained: it says which captions are too long for the language model
     resources:
         mem_mb=memory(2000),
     params:

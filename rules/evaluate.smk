@@ -6,7 +6,8 @@ rule evaluate_system:
         retrieval=f"{DATA}/{{system}}/retrieval.json",
         baseline=lambda wildcards: [] if wildcards.system == "baseline" else rules.baseline.output.run,
     output:
-        f"{DATA}/{{system}}/metrics.json",
+        metrics=f"{DATA}/{{system}}/metrics.json",
+        values=f"{DATA}/{{system}}/per_query.parquet",
     log:
         f"{LOGS}/{{system}}/evaluate.log",
     benchmark:
@@ -22,12 +23,13 @@ rule evaluate_system:
         stage_version=STAGES["evaluate"],
     shell:
         "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
-        " {params.baseline} {input.baseline:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        " {params.baseline} {input.baseline:q} --output {output.metrics:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
 
 
 rule metrics:
     input:
-        expand(f"{DATA}/{{system}}/metrics.json", system=SYSTEMS),
+        metrics=expand(f"{DATA}/{{system}}/metrics.json", system=SYSTEMS),
+        values=expand(f"{DATA}/{{system}}/per_query.parquet", system=SYSTEMS),
     output:
         f"{OUTPUT}/metrics.json",
     log:
@@ -43,4 +45,4 @@ rule metrics:
     params:
         stage_version=STAGES["metrics"],
     shell:
-        "python -m grace metrics {input:q} --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        "python -m grace metrics {input.metrics:q} --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"

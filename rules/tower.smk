@@ -2,6 +2,7 @@
 rule tower:
     input:
         dataset=rules.dataset.output[0],
+        weights=read_by(CONFIG, "tower"),
     output:
         directory(f"{DATA}/tower"),
     log:

@@ -8,6 +8,7 @@ rule train_model:
         identifiers=rules.assign_identifiers.output[0],
         start_from=start_from,
         tower=teacher,
+        weights=read_by(CONFIG, "train"),
     output:
         directory(f"{RUN}/model"),
     log:

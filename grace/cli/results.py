@@ -50,10 +50,12 @@ def evaluate_command(
 ) -> None:
     """Measure one run: R@1/5/10 and MRR@10 with intervals, and the paired test against the baseline's run."""
     from grace.evaluation import evaluate
+    from grace.evaluation.stage import PER_QUERY
 
     given = parsed(Evaluate, settings)
     reads = {"dataset": dataset, "run": run, "retrieval": retrieval, "baseline": baseline}
-    with recorded("evaluate", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
+    writes = [output, output.with_name(PER_QUERY)]
+    with recorded("evaluate", reads=reads, writes=writes, settings=given.model_dump(mode="json")):
         evaluate(**reads, output=output, settings=given)
 
 
@@ -61,8 +63,10 @@ def evaluate_command(
 def metrics_command(files: list[Path], output: OutputFile) -> None:
     """Collect metrics.json files into one list of rows."""
     from grace.evaluation import metrics
+    from grace.evaluation.stage import PER_QUERY
 
-    with recorded("metrics", reads={str(file): file for file in files}, writes=[output], settings={}):
+    values = [file.with_name(PER_QUERY) for file in files]
+    with recorded("metrics", reads={str(file): file for file in [*files, *values]}, writes=[output], settings={}):
         metrics(files=files, output=output)
 
 
