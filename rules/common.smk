@@ -23,8 +23,11 @@ from grace.plan.host import host_memory, is_known
 from grace.schemes import SCHEMES
 from grace.stages import STAGES
 
+# those of the command line are laid over those that the Snakefile names
+given = list(map(str, workflow.overwrite_configfiles))
 try:
-    CONFIG = parse_config(Config, config, "configuration", Overlays(workflow.configfiles).origin)
+    overlays = Overlays([*(file for file in map(str, workflow.configfiles) if file not in given), *given])
+    CONFIG = parse_config(Config, config, "configuration", overlays.origin)
     check_paths(CONFIG)
 except GraceError as error:
     raise WorkflowError(str(error)) from None

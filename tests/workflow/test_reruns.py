@@ -104,7 +104,7 @@ def test_one_stage_again_and_then_the_rest(copy):
 @pytest.mark.parametrize(
     "values",
     [
-        {},
+        {"seeds": [0]},
         {"schemes": ["structured"]},
         {"schemes": ["numeric"], "seeds": [0, 3], "pseudo_queries": {"source": "file", "file": "queries.jsonl"}},
         {"schemes": ["numeric"], "train": {"start_from": "scratch"}},
