@@ -109,10 +109,10 @@ rule tokenizer:
         f"{LOGS}/tokenizer.log",
     benchmark:
         f"{TIMES}/tokenizer.tsv"
+    priority: 1  # before the tower is trained: it says which captions are too long for the language model
     conda:
         "../envs/infer.yaml"
     threads: 1
-    priority: 1  # before the tower is trained: it says which captions are too long for the language model
     resources:
         mem_mb=memory(2000),
     params:
