@@ -41,9 +41,12 @@ def add_comparisons(rows: list[dict[str, Any]], values: Sequence[pd.DataFrame], 
     """
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         own = [number for number, row in enumerate(rows) if row["dataset"] == dataset]
-        baseline = next((number for number in own if rows[number]["system"] == "baseline"), None)
-        if baseline is None:
+        baselines = [number for number in own if rows[number]["system"] == "baseline"]
+        if len(baselines) > 1:
+            raise GraceError(f"metrics: data set {dataset} has {len(baselines)} baselines; compare with one")
+        if not baselines:
             continue
+        baseline = baselines[0]
         systems = {name: [] for name in (rows[n]["system"] for n in own) if name != "baseline"}
         for number in own:
             if number != baseline:
@@ -129,7 +132,7 @@ def corrected_for(rows: Sequence[dict[str, Any]]) -> str:
     found = compared[0].get(KEY)
     if not found:
         return "p: paired permutation test, by image, uncorrected."
-    systems = "1 system" if found["systems"] == 1 else f"{found['systems']} systems (Holm)"
+    systems = "1 system" if found["systems"] == 1 else f"{found['systems']} systems a measure (Holm)"
     seeds = max(row[KEY]["seeds"] for row in compared if row.get(KEY))
-    repeated = " on the mean over seeds" if seeds > 1 else ""
+    repeated = " on the mean over the trained seeds, as is the difference" if seeds > 1 else ""
     return f"p: paired permutation test{repeated}, by image, corrected for {systems}."

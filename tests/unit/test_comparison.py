@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grace.errors import GraceError
 from grace.evaluation.comparison import KEY, add_comparisons, against_baseline, corrected_for, holm
 from grace.evaluation.measures import MEASURES
 
@@ -69,7 +70,8 @@ def test_a_scheme_is_tested_once_on_the_mean_of_its_seeds() -> None:
     assert found[3][KEY]["R@1"]["deviation"] is None
     assert against_baseline(found[1], "R@1")["p"] == own["R@1"]["p_holm"]
     assert corrected_for(found) == (
-        "p: paired permutation test on the mean over seeds, by image, corrected for 2 systems (Holm)."
+        "p: paired permutation test on the mean over the trained seeds, as is the difference, by image, corrected for 2 "
+        "systems a measure (Holm)."
     )
 
 
@@ -87,3 +89,9 @@ def test_five_systems_that_differ_by_chance_are_seldom_called_different() -> Non
         wrong += any(against_baseline(row, "R@1")["p"] < 0.05 for row in made[1:])
         uncorrected += any(row[KEY]["R@1"]["p_value"] < 0.05 for row in made[1:])
     assert wrong <= 12 and uncorrected >= 13
+
+
+def test_two_baselines_are_refused() -> None:
+    tables = [values(np.random.default_rng(n), 0.5) for n in range(3)]
+    with pytest.raises(GraceError, match="data set d has 2 baselines"):
+        rows([("baseline", 0), ("baseline", 1), ("atomic", 0)], tables)
