@@ -97,7 +97,7 @@ onstart:
 
 onsuccess:
     restore_outputs()
-    if not workflow.dag_settings.until:
+    if any(job.name == "report" for job in workflow.dag.jobs):
         print(f"report: {OUTPUT}/report/index.html")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grace.errors import GraceError
-from grace.sidecars.sidecar import sidecar_of
+from grace.sidecars.hashes import FOLDER_SIDECAR
 
 
 def set_aside(outputs: Iterable[Path | str]) -> None:
@@ -53,7 +53,9 @@ def _second(path: Path) -> Path:
 
 def _with_sidecar(output: Path) -> list[Path]:
     """A file's record lies beside it, and is deleted by the stage that makes the file again; a folder's lies inside."""
-    return [output] if output.is_dir() or _second(output).is_dir() else [output, sidecar_of(output)]
+    if output.is_dir() or _second(output).is_dir():
+        return [output]
+    return [output, output.with_name(f"{output.name}.{FOLDER_SIDECAR}")]
 
 
 def _link(path: Path, second: Path) -> None:

@@ -54,12 +54,13 @@ LAUNCH = CONFIG.resources.launcher or (
 # Jobs import the package from the repository, whatever the working directory is. A stage ends when the Snakemake that started it
 # is gone (grace/ending.py), sees the GPUs that it was promised and no others (grace/gpus.py), and does not start again in the
 # same run after it was asked to end (grace/cancelled.py).
-shell.prefix(
+PREFIX = (
     f"set -euo pipefail; export GRACE_WORKFLOW=$PPID GRACE_CANCELLED={shlex.quote(CANCELLED)}"
-    f" GRACE_GPUS={shlex.quote(json.dumps(GPUS)).replace('{', '{{').replace('}', '}}')}"
-    f" PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
+    f" GRACE_GPUS={shlex.quote(json.dumps(GPUS))}"
+    f" PYTHONPATH={shlex.quote(str(workflow.basedir))}${{PYTHONPATH:+:$PYTHONPATH}}; "
     + ("" if CONFIG.resources.adapt_threads else "export GRACE_THREADS=fixed; ")
 )
+shell.prefix(PREFIX.replace("{", "{{").replace("}", "}}"))  # Snakemake formats it
 
 # Jobs of one machine share no GPU: unless --resources gpu=N says otherwise, all that run at once get as many as one training.
 # On a cluster the scheduler hands out GPUs: a resource of local scope bounds each job, not all of them together.

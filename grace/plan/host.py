@@ -18,6 +18,7 @@ from grace.plan.published import LANGUAGE_MODELS
 
 PROCESS = 3000  # MB of one process beside the model: Python, torch, the CUDA context, buffers
 LEAST = 4000  # MB of any job with a network: its data, and activations on a processor
+TOWER = 500_000_000  # parameters of a tower whose shape is not known: somewhat more than ViT-L/14
 
 Values = dict[str, Any]
 
@@ -27,7 +28,7 @@ def host_memory(config: Config) -> dict[str, int]:
     stages = ("tower", "encode", "captioner", "pseudo_queries", "train", "retrieve", "baseline")
     if config.resources.memory_mb is not None:
         return dict.fromkeys(stages, config.resources.memory_mb)
-    model, tower = flamingo_parameters(config), tower_parameters(config.tower)
+    model, tower = flamingo_parameters(config), tower_parameters(config.tower) or TOWER
     one = {"tower": 2 * tower, "encode": 2 * tower, "baseline": 2 * tower, "pseudo_queries": model, "retrieve": model}
     found = {stage: _mb(PROCESS, 4 * count) for stage, count in one.items()}
     trainings = [config.train.for_scheme(scheme) for scheme in config.trained_schemes]
@@ -101,7 +102,8 @@ def _read(name: str) -> Values:
     path: Path | None = Path(name) / "config.json"
     if not path.is_file():
         path = None
-        if name.count("/") == 1 and not name.startswith((".", "/")):
+        # with conda, Snakemake's own environment need not have the hub's package
+        if name.count("/") == 1 and not name.startswith((".", "/")) and find_spec("huggingface_hub"):
             from huggingface_hub import try_to_load_from_cache
 
             cached = try_to_load_from_cache(name, "config.json")
@@ -114,7 +116,7 @@ def _read(name: str) -> Values:
 
 
 def is_known(config: Config) -> bool:
-    """Whether the sizes of language model and tower are known; if not, `host_memory` leaves out what is unknown."""
+    """Whether the sizes of language model and tower are known; if not, `host_memory` leaves out the one and assumes the other."""
     return bool(language_model_values(config.flamingo)) and tower_parameters(config.tower) > 0
 
 

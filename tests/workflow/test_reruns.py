@@ -99,6 +99,7 @@ def test_one_stage_again_and_then_the_rest(copy):
         assert copy.planned(*arguments, overlays=(TINY,)) == expected
         done = copy(*arguments, overlays=(TINY,))
         assert done.returncode == 0, done.stdout + done.stderr
+        assert ("report: results-tiny/report/index.html" in done.stdout) == ("report" in expected)
 
 
 @pytest.mark.parametrize(
