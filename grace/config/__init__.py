@@ -58,6 +58,21 @@ __all__ = [
 ]
 
 Scheme = Literal[tuple(SCHEMES)]
+PROJECT = (
+    ".git",
+    "benchmarks",
+    "config",
+    "docs",
+    "envs",
+    "grace",
+    "profiles",
+    "requirements",
+    "resources",
+    "rules",
+    "tests",
+    "tools",
+)
+"""Folders of the project, which no results replace."""
 RESERVED = ("logs", "benchmarks", "report", "metrics.json", "decoding_benchmark.json")
 """Names that stand beside the data set's folder in the folder of results."""
 
@@ -101,7 +116,10 @@ class Config(Section):
     @classmethod
     def _is_a_folder_of_its_own(cls, value: str) -> str:
         place = Path(value)
-        if not value.strip() or ".." in place.parts or place in (Path("."), Path(place.anchor)):
+        here = Path.cwd()
+        above = place.is_absolute() and here.is_relative_to(place)  # the working folder itself, or one that holds it
+        ours = not place.is_absolute() and place.parts[:1] and place.parts[0] in PROJECT
+        if not value.strip() or ".." in place.parts or place in (Path("."), Path(place.anchor)) or above or ours:
             raise ValueError("name a folder of its own, such as results: everything in it is made and replaced by runs")
         if any(mark in value for mark in "{}*?[]~$") or not value.isprintable():
             raise ValueError("the folder's name may not hold any of { } * ? [ ] ~ $ or invisible characters")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from grace.config.words import said
 from grace.errors import GraceError
@@ -17,6 +17,17 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def _expanded(value: str) -> str:
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise ValueError(f"there is no home folder of {value.partition('/')[0]}; write the path in full") from None
+
+
+Home = Annotated[str, AfterValidator(_expanded)]
+"""A path, in which `~` is one's home folder, or a name that a hub or a package knows."""
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from grace.config.base import Count, Name, Positive, Section, Share
+from grace.config.base import Count, Home, Name, Positive, Section, Share
 from grace.errors import GraceError
 
 
@@ -28,11 +28,11 @@ class Karpathy(Section):
         "",
         description="flickr8k, flickr30k or coco: fetched if json_file and images are empty (resources/sources.csv)",
     )
-    data: str = Field("data", description="folder that downloads go to")
-    json_file: str = Field(
+    data: Home = Field("data", description="folder that downloads go to")
+    json_file: Home = Field(
         "", description="path of dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json, ..."
     )
-    images: str = Field("", description="folder that holds the images (COCO: the one with train2014/ and val2014/)")
+    images: Home = Field("", description="folder that holds the images (COCO: the one with train2014/ and val2014/)")
     restval: Literal["train", "drop"] = Field(
         "train", description="COCO's restval split: train, as the field does, or drop, as the paper does"
     )
@@ -71,8 +71,8 @@ class Karpathy(Section):
 class Folder(Section):
     """Any folder of images, with captions from a table, from text files beside them, or written by a model."""
 
-    images: str = Field("", description="the folder; images in folders below it count too")
-    captions: str = Field(
+    images: Home = Field("", description="the folder; images in folders below it count too")
+    captions: Home = Field(
         "",
         description="a CSV, TSV or JSONL file with a row a caption, or sidecar: a text file beside every image with a line a caption, or empty: none",
     )
@@ -80,7 +80,7 @@ class Folder(Section):
         "file", description="column of that table: path of the image inside the folder, or its name"
     )
     caption_column: str = Field("caption", description="column of that table: the caption; in JSONL it may be a list")
-    captioner: str = Field(
+    captioner: Home = Field(
         "",
         description="who writes captions for images without any: a data set's results of this project ({output}/{name}, with tower/ and captioner/), or a captioning model of transformers by hub name or folder; empty: nobody",
     )

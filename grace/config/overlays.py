@@ -23,6 +23,8 @@ class _OnceLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Any, int] = {}
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                continue
             name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
             if name in seen:
                 raise yaml.MarkedYAMLError(
@@ -41,7 +43,7 @@ def read_overlay(path: Path | str) -> dict[str, Any]:
         raise GraceError(f"configuration file {path} does not exist") from None
     except OSError as error:
         raise GraceError(f"configuration file {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not found:
         raise GraceError(

@@ -63,8 +63,8 @@ def check_paths(config: Config) -> None:
     """Raise a `GraceError` that names every path of the configuration that is not there, with its key."""
     problems = []
     for found in named(config):
-        path = Path(found.path).expanduser()
-        if not path.exists():
+        path = Path(found.path)
+        if not _there(path):
             problems.append(f"{found.key}: {found.what} {found.path!r} does not exist (looked for in {Path.cwd()})")
         elif found.folder is not None and path.is_dir() != found.folder:
             kind = "a folder" if found.folder else "a file"
@@ -75,12 +75,17 @@ def check_paths(config: Config) -> None:
 
 def read_by(config: Config, stage: str) -> list[str]:
     """The paths that a stage reads beside what other stages make."""
-    return [str(Path(found.path).expanduser()) for found in named(config) if stage in found.stages]
+    return [found.path for found in named(config) if stage in found.stages]
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than any path may be
+        return False
 
 
 def _local(key: str, name: str, what: str, stages: tuple[str, ...]) -> list[Named]:
     """The path that `name` is, unless it is a name that a hub or a package knows."""
-    # a hub's names are `owner/name`: with the folder of that owner here, a path is meant
-    here = bool(name) and (Path(name).exists() or ("/" in name and Path(name).parent.is_dir()))
-    is_path = here or name.startswith(("/", "./", "../", "~")) or name.endswith(WEIGHTS)
+    is_path = bool(name) and (_there(Path(name)) or name.startswith(("/", "./", "../")) or name.endswith(WEIGHTS))
     return [Named(key, name, what, stages)] if is_path else []

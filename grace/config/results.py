@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from grace.config.base import Count, Positive, Section, Share
+from grace.config.base import Count, Home, Positive, Section, Share
 
 
 class Retrieve(Section):
@@ -61,7 +61,7 @@ class Report(Section):
     near_duplicate: Share = Field(
         0.95, description="cosine of two images' embeddings from which the data card counts them as nearly the same"
     )
-    benchmark: str = Field(
+    benchmark: Home = Field(
         "",
         description="file of `make bench` to show; empty: decoding_benchmark.json of the results folder, if it is there",
     )

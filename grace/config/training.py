@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, create_model, model_validator
 
-from grace.config.base import Count, Positive, Rate, Section
+from grace.config.base import Count, Home, Positive, Rate, Section
 from grace.schemes import SCHEMES
 
 
@@ -138,7 +138,7 @@ class PseudoQueries(Section):
         "captioner",
         description="captioner: it writes them; nearest: the train captions for which the tower finds the image; file: a Parquet, CSV or JSONL table with image_id and text",
     )
-    file: str = Field("", description="path of that table")
+    file: Home = Field("", description="path of that table")
     per_image: Positive = Field(5, description="pseudo-queries of an image")
     method: Literal["sample", "beam"] = Field("sample", description="seeded sampling, or beam search (the paper: beam)")
     temperature: Rate = Field(0.7, description="sampling temperature")

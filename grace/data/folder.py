@@ -14,7 +14,7 @@ stays, with the captions of all. The split is drawn by the seed from the sorted 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import numpy as np
@@ -55,6 +55,13 @@ def folder(*, output: Path, settings: Folder, name: str) -> None:
     verdicts = check_images(place, files)
     rows = [
         (_id(file), _unicode(file), v.reason, v.detail) for file, v in zip(files, verdicts, strict=True) if v.reason
+    ]
+    read = {PurePosixPath(v.file).with_suffix("") for v in verdicts if not v.reason}
+    rows = [
+        (image, file, "another copy", f"{detail}; a readable photo of the same name is there")
+        if reason == "not supported" and PurePosixPath(file).with_suffix("") in read and file not in captions
+        else (image, file, reason, detail)
+        for image, file, reason, detail in rows
     ]
     rows += [("", file, "missing", "has captions, but is not in the folder") for file in strange]
     usable, merged, repeated = _merged(verdicts, captions)

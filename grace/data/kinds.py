@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 
+from grace.data.listing import HEIF_BRANDS
+
 PNG = b"\x89PNG\r\n\x1a\n"
 METADATA = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
-"""What stands after `ftyp` in a file of a phone."""
 BEGINNINGS = {
     b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
     b"8BPS": "a Photoshop document", b"\0\0\x01\0": "an icon (ICO)", b"v/1\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR",

@@ -57,7 +57,9 @@ ENDINGS = (
     ),
     *(".psd", ".svg", ".exr", ".hdr", ".qoi", ".pcx", *RAW),
 )
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+"""What stands after `ftyp` in a file of a phone."""
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
 """How files of images begin, for those whose name does not say that they are one."""
 
 
@@ -100,7 +102,8 @@ def _begins_as_image(file: Path) -> bool:
             start = content.read(16)
     except OSError:
         return False
-    return start.startswith(BEGINNINGS) or start[8:12] == b"WEBP" or start[4:8] == b"ftyp"
+    heif = start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
+    return start.startswith(BEGINNINGS) or start[8:12] == b"WEBP" or heif
 
 
 def _identity(folder: Path) -> tuple[int, int] | Path:

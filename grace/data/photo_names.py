@@ -8,11 +8,12 @@ missing ending. Such a name counts if exactly one photo fits.
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from grace.data.listing import READABLE
 from grace.errors import GraceError
 
 
@@ -46,7 +47,10 @@ class PhotoNames:
 
     def __init__(self, folder: Path, files: list[str]) -> None:
         """`files`: paths of the photos inside `folder`, with `/`."""
-        self.folder, self.files = folder, files
+        self.files = files
+        # as a table may name the folder: its name, any way down to it, and in full
+        place = PurePosixPath(folder.as_posix())
+        self.fronts = [place, *(PurePosixPath(*place.parts[start:]) for start in range(1, len(place.parts)))]
         self.by_path = [_grouped(files, form) for _, form, _ in LEVELS]
         self.by_name = [
             _grouped(files, lambda file, form=form: form(PurePosixPath(file).name)) for _, form, _ in LEVELS
@@ -55,11 +59,17 @@ class PhotoNames:
     def match(self, names: list[str], where: str) -> dict[str, str]:
         """{name: file} of the names that mean one photo; a `GraceError` for a name that may be several photos.
 
-        A photo that one name gives exactly is not given to another that differs in capitals or has no ending.
+        A photo that one name gives exactly is not given to another that differs in capitals or has no ending, and one that
+        two such names may mean is given to neither.
         """
         found = {name: self._file(name, where) for name in dict.fromkeys(names)}
         exact = {file for file, likely in found.values() if file and not likely}
-        return {name: file for name, (file, likely) in found.items() if file and not (likely and file in exact)}
+        guesses = Counter(file for file, likely in found.values() if likely)
+        return {
+            name: file
+            for name, (file, likely) in found.items()
+            if file and not (likely and (file in exact or guesses[file] > 1))
+        }
 
     def _file(self, name: str, where: str) -> tuple[str, bool]:
         """The photo that `name` means ("": none), and whether that is only likely."""
@@ -68,6 +78,8 @@ class PhotoNames:
             for form in forms:
                 for groups in (by_path, by_name):
                     candidates = groups.get(written(form), []) if form else []
+                    readable = [file for file in candidates if file.lower().endswith(READABLE)]
+                    candidates = readable if len(readable) == 1 else candidates  # a raw file lies beside its JPEG
                     if len(candidates) > 1:
                         raise GraceError(
                             f"{where}: {name!r} may be {candidates[0]} or {candidates[1]}; write the path inside the folder "
@@ -84,9 +96,10 @@ class PhotoNames:
         forms += [unquote(form) for form in forms if "%" in form]
         forms += [form.removeprefix("./") for form in forms if form.startswith("./")]
         for form in list(forms):
-            for front in (self.folder.as_posix(), self.folder.name):
-                if front and form.startswith(f"{front}/"):
-                    forms.append(form[len(front) + 1 :])
+            path = PurePosixPath(form)
+            for front in self.fronts:
+                if path.parts[: len(front.parts)] == front.parts and len(path.parts) > len(front.parts):
+                    forms.append(str(path.relative_to(front)))
         return list(dict.fromkeys(forms))
 
 

@@ -6,10 +6,16 @@ Pillow's own `convert` cuts values over 255 off, and compares a PNG's transparen
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Tags of TIFF."""
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO, ORIENTATION = 258, 262, 0, 274
+"""Tags of TIFF, and of EXIF."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What turns a photo upright, by its EXIF orientation."""
 
 
 def to_rgb(image: Image.Image, content: bytes) -> Image.Image:
@@ -17,7 +23,7 @@ def to_rgb(image: Image.Image, content: bytes) -> Image.Image:
     bits = _bits(image, content)
     inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]
     clear = image.info.get("transparency")
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
         return _grey(image, bits, clear, inverted)
     if image.mode == "RGB" and isinstance(clear, tuple):
@@ -31,6 +37,17 @@ def to_rgb(image: Image.Image, content: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """`image` turned as its EXIF says; as it stands where the EXIF cannot be read."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except (
+        Exception
+    ):  # Pillow raises SyntaxError, struct.error, KeyError and more for corrupt EXIF; the pixels are sound
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _grey(image: Image.Image, bits: int, clear: object, inverted: bool) -> Image.Image:
     values = np.asarray(image)
     see_through = np.zeros(values.shape, dtype=bool)
@@ -42,6 +59,7 @@ def _grey(image: Image.Image, bits: int, clear: object, inverted: bool) -> Image
         grey = 255 - grey if inverted else grey
     elif image.mode in ("I", "F"):
         grey = _stretched(values.astype(np.float64))
+        grey = 255 - grey if inverted else grey
     else:
         grey = np.asarray(image.convert("L"))
     return Image.fromarray(np.where(see_through, np.uint8(255), grey)).convert("RGB")

@@ -15,8 +15,8 @@ from grace.files import read_table, write_table
 
 SKIPPED_FILE = "skipped.parquet"
 COLUMNS = ["image_id", "file", "reason", "detail"]
-HARMLESS = ("duplicate",)
-"""Reasons that lose nothing: the same picture stays under another name, with all captions."""
+HARMLESS = ("duplicate", "another copy")
+"""Reasons that lose nothing: the picture stays under another name or in another format (a raw file beside its JPEG)."""
 
 NAMED = 20
 """Images that the error names."""

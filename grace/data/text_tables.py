@@ -55,13 +55,13 @@ def _objects(
         where = f"{named}, line {number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        except (ValueError, RecursionError) as error:  # a ValueError of its own for numbers of thousands of digits
+            said = getattr(error, "msg", "nested too deeply" if isinstance(error, RecursionError) else str(error))
             raise GraceError(f"{where} is not valid JSON ({said})") from None
         if not isinstance(record, dict):
             raise GraceError(f"{where} must be an object")
         found = {name: record[_column(list(record), name, key, where)] for name, key in columns.items()}
-        yield where, found | {name: record[name] for name in optional if name in record}
+        yield where, found | {name: record[key] for name in optional for key in record if _plain(key) == name}
 
 
 def _delimited(
@@ -71,14 +71,18 @@ def _delimited(
     if said := _SEP.match(text):
         delimiter, text, skipped = said[1], text[said.end() :], 1
     delimiter = _delimiter(text, delimiter, columns)
-    rows = _tsv(text) if delimiter == "\t" else _csv(text, delimiter, f"{named}, line", skipped)
+    rows = (
+        _tsv(text)
+        if delimiter == "\t" and not _is_csv(text, "\t")
+        else _csv(text, delimiter, f"{named}, line", skipped)
+    )
     header = next(((number, row) for number, row in rows if any(map(str.strip, row))), None)
     if header is None:
         raise GraceError(f"{named} is empty; its first line must name the columns")
     width = max(place for place, name in enumerate(header[1], start=1) if name.strip())
     first = f"{named}, line {header[0] + skipped}"
     places = {name: header[1].index(_column(header[1], name, key, first)) for name, key in columns.items()}
-    places |= {name: header[1].index(name) for name in optional if name in header[1]}
+    places |= {name: place for name in optional for place, found in enumerate(header[1]) if _plain(found) == name}
     for number, row in rows:
         if not any(map(str.strip, row)):
             continue
@@ -99,6 +103,18 @@ def _delimiter(text: str, usual: str, columns: Columns) -> str:
     return usual
 
 
+def _is_csv(text: str, delimiter: str) -> bool:
+    """Whether all of a text is CSV by the letter: quotation marks where they belong, and as many fields in every row."""
+    csv.field_size_limit(LONGEST)
+    try:
+        widths = {
+            len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
+        }
+    except csv.Error:
+        return False
+    return len(widths) == 1
+
+
 def _csv(text: str, delimiter: str, where: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
     """(line where the row begins, its fields)."""
     csv.field_size_limit(LONGEST)
@@ -117,7 +133,9 @@ def _csv(text: str, delimiter: str, where: str, skipped: int) -> Iterator[tuple[
 
 
 def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where the row begins, its fields). A field is quoted if its first quotation mark closes it as CSV says.
+    """(line where the row begins, its fields) of a table that is no CSV by the letter.
+
+    A field is quoted if its first quotation mark closes it as CSV says.
 
     One that would be closed only after what looks like another row of the table is not: its quotation mark is a character.
     """

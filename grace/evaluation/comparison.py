@@ -124,6 +124,11 @@ def against_baseline(row: dict[str, Any], measure: str) -> dict[str, Any] | None
     return None
 
 
+def is_significant(found: dict[str, Any], confidence: float) -> bool:
+    """Whether a comparison (`against_baseline`) is significant at the level 1 - confidence."""
+    return found["p"] < round(1 - confidence, 12)
+
+
 def corrected_for(rows: Sequence[dict[str, Any]]) -> str:
     """How the p-values of these rows were made, in a sentence; empty: there are none."""
     compared = [row for row in rows if against_baseline(row, MEASURES[0])]

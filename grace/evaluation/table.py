@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from grace.evaluation.comparison import against_baseline, corrected_for
+from grace.evaluation.comparison import against_baseline, corrected_for, is_significant
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import read_rows
 from grace.schemes import SCHEMES
@@ -112,5 +112,5 @@ def _versus(row: dict[str, Any]) -> str:
     found = against_baseline(row, "R@1")
     if found is None:
         return "-"
-    mark = "*" if found["p"] < 1 - row["confidence"] else ""
+    mark = "*" if is_significant(found, row["confidence"]) else ""
     return f"{100 * found['difference']:+.1f}{mark}\np {p_text(found['p'])}"

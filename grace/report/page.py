@@ -22,6 +22,7 @@ from grace.config import Report, load
 from grace.errors import GraceError
 from grace.evaluation.comparison import corrected_for
 from grace.evaluation.measures import MEASURES
+from grace.evaluation.stage import RESAMPLES
 from grace.evaluation.table import chance_level
 from grace.files import replacing
 from grace.report import costs, decoding, tables
@@ -81,6 +82,7 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "words_figure": words_figure(word_counts(inputs.dataset)),
         "measures": MEASURES,
         "confidence": f"{100 * first['confidence']:g} %",
+        "comparison_resamples": RESAMPLES,
         "corrected": corrected_for([system.row for system in systems]),
         "chance": chance_level(first),
         "alpha": f"{1 - first['confidence']:.2g}",

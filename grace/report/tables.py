@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from grace.evaluation.comparison import KEY, against_baseline
+from grace.evaluation.comparison import KEY, against_baseline, is_significant
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.table import p_text, percent
 from grace.report.costs import duration
@@ -111,7 +111,7 @@ def headline(systems: Sequence[System]) -> str:
         versus = against_baseline(system.row, "R@1")
         if versus is None:
             verdict = ""
-        elif versus["p"] >= 1 - system.row["confidence"]:
+        elif not is_significant(versus, system.row["confidence"]):
             verdict = f", no significant difference ({_p_words(versus['p'])})"
         else:
             side = "above" if versus["difference"] > 0 else "below"
@@ -237,7 +237,7 @@ def _mark(versus: dict[str, Any] | None, confidence: float) -> str:
     baseline."""
     if versus is None:
         return ""
-    if versus["p"] >= 1 - confidence:
+    if not is_significant(versus, confidence):
         return "same"
     return "above" if versus["difference"] > 0 else "below"
 

@@ -165,6 +165,7 @@ def test_a_broken_file_is_named(tmp_path):
         ({"resources": {"gpus": 1, "processes": 2}}, "processes 2 on gpus 1"),
         ({"train": {"zero_stage": 0, "optimizer_offload": "cpu"}}, "optimizer_offload: cpu needs zero_stage"),
         *(({"output": name}, "output: name a folder of its own") for name in ("", " ", ".", "..", "/", "a/..", "../results", "./")),
+        *(({"output": name}, "output: name a folder of its own") for name in ("grace", "tests/x", ".git", str(Path.cwd()))),
         *(({"output": name}, "output: the folder's name may not hold") for name in ("a{b}", "r*", "~/results", "$HOME/r", "a\nb")),
         *(({"dataset": {"name": name}}, "choose another") for name in ("logs", "report", "benchmarks", "metrics.json")),
     ],
@@ -208,3 +209,26 @@ def test_the_file_of_a_wrong_key_is_named(tmp_path) -> None:
 def test_settings_by_hand_are_told_how_to_be_written() -> None:
     with pytest.raises(GraceError, match=r"""write '\{"beams": 3\}'"""):
         parse_settings(Report, "beams=3", "--settings")
+
+
+@pytest.mark.parametrize("content", ["output: {{results}}", "a: 2024-13-45", "? [1, 2]\n: 3\n"])
+def test_yaml_that_cannot_be_keys_is_told_in_words(tmp_path, content) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(GraceError, match=r"a\.yaml"):
+        load(tmp_path / "a.yaml")
+
+
+def test_merge_keys_of_yaml_are_read(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("train:\n  string: &n {steps: 700}\n  numeric: {<<: *n, learning_rate: 0.5}\n")
+    config = load(tmp_path / "a.yaml")
+    assert (config.train.numeric.steps, config.train.numeric.learning_rate) == (700, 0.5)
+
+
+def test_a_home_folder_is_put_in_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = parse(
+        Config, {"flamingo": {"checkpoint": "~/w.pt"}, "dataset": {"source": "folder", "folder": {"images": "~/p"}}}, ""
+    )
+    assert (config.flamingo.checkpoint, config.dataset.folder.images) == (f"{tmp_path}/w.pt", f"{tmp_path}/p")
+    with pytest.raises(GraceError, match="there is no home folder of ~nobody-at-all"):
+        parse(Config, {"flamingo": {"checkpoint": "~nobody-at-all/w.pt"}}, "")

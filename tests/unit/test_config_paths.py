@@ -55,4 +55,4 @@ def test_weights_are_inputs_of_the_stages_that_read_them() -> None:
     config = parse(Config, WITH["flamingo.checkpoint"], "test")
     assert read_by(config, "captioner") == read_by(config, "train") == ["{}"] and read_by(config, "tower") == []
     config = parse(Config, WITH["tower.open_clip.pretrained"], "test")
-    assert read_by(config, "tower") == ["{}"] and read_by(config, "train") == []
+    assert read_by(config, "tower") == ["./{}"] and read_by(config, "train") == []

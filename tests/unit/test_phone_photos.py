@@ -215,3 +215,38 @@ def test_pillows_own_warnings_are_not_shown(tmp_path) -> None:
         [sys.executable, "-W", "default", "-c", plain, str(tmp_path / "a.jpg")], text=True, capture_output=True
     )
     assert "Corrupt EXIF data" in loud.stderr, "the photo does not make Pillow warn: nothing was tested"
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0MM\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abcd", b"nonsense"]
+)
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+def test_a_photo_with_corrupt_exif_is_read_as_it_stands(tmp_path, name, exif) -> None:
+    picture(1).save(tmp_path / name, exif=exif, **({"lossless": True} if name.endswith("webp") else {"quality": 95}))
+    assert not check_images(tmp_path, [name])[0].reason
+    assert np.abs(pixels(tmp_path / name) - np.asarray(picture(1))).mean() < 6
+
+
+def test_a_raw_file_beside_its_jpeg_is_no_lost_photo(tmp_path) -> None:
+    from grace.config import Folder
+    from grace.data.folder import folder
+    from grace.data.skipped import read_skipped
+    from grace.data.tables import load_dataset
+
+    (tmp_path / "photos").mkdir()
+    lines = ["file,caption"]
+    for number in range(12):
+        picture(number).save(tmp_path / f"photos/IMG_{number}.JPG")
+        (tmp_path / f"photos/IMG_{number}.CR2").write_bytes(b"II*\0" + bytes(99))
+        lines.append(f"IMG_{number},photo {number}")  # without an ending: the one that can be read is meant
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    given = Folder(images=str(tmp_path / "photos"), captions=str(tmp_path / "c.csv"))
+    folder(output=tmp_path / "out", settings=given, name="mine")
+    assert len(load_dataset(tmp_path / "out").images) == 12
+    assert set(read_skipped(tmp_path / "out")["reason"]) == {"another copy"}
+
+
+def test_texts_and_videos_without_an_ending_are_no_images(tmp_path) -> None:
+    (tmp_path / "BMW readme").write_text("BMW is a car")
+    (tmp_path / "video").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(50))
+    assert image_files(tmp_path) == []
