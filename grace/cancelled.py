@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from grace.errors import GraceError
@@ -26,8 +27,9 @@ def mark_cancelled() -> None:
     """
     mark = _mark()
     if mark is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        with suppress(OSError):  # a full disk: then the stage may be started again, but what it was doing is saved
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
 
 
 def refuse_if_cancelled() -> None:

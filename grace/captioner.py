@@ -15,6 +15,7 @@ from grace.data.tables import load_dataset
 from grace.embeddings import load_embeddings
 from grace.identifiers.base import read_tokenizer
 from grace.model.flamingo import build
+from grace.model.language_models import local_files
 from grace.model.published import load_flamingo
 from grace.prompts import Prompts, check_queries
 from grace.training.pools import caption_pools
@@ -44,6 +45,7 @@ def captioner(
     settings = [flamingo.model_dump(), training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT))]
     read = [embeddings / "visual_tokens.npy", embeddings / "encode.json", dataset / "captions.parquet"]
     read += [tokenizer / "tokenizer.json", *([Path(flamingo.checkpoint)] if flamingo.checkpoint else [])]
+    read += local_files(flamingo)
     key = state_key("captioner", settings, read)
     config = {
         "scheme": "caption",

@@ -51,6 +51,8 @@ def take_gpus(stage: str) -> None:
         os.environ[VISIBLE] = ""
         return
     names = visible_gpus()
+    if "TORCHELASTIC_RUN_ID" in os.environ and len(names) >= promised:
+        return  # a process of a launcher: all processes of one job share its GPUs
     if len(names) < promised:
         raise GraceError(
             f"{stage} needs {_count(promised)} (resources.gpus), and torch sees {_count(len(names))}{_why()}; "

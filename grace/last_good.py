@@ -1,7 +1,8 @@
 """The last good output of a stage, kept until the stage has made a new one.
 
 Snakemake deletes a job's outputs before it starts and when it fails. So when a run starts, every output that it is going to make
-again gets a second name, `.NAME.last` beside it: hard links, which cost no space. A stage that succeeds removes it; at the end
+again gets a second name, `.NAME.last` beside it: hard links. They cost no space until Snakemake deletes the first name; from then
+on the old output takes its space until the new one is complete. A stage that succeeds removes it; at the end
 of the run what was deleted and not made again gets its old name back. A run that was killed leaves the second name to the next.
 """
 

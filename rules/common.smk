@@ -131,9 +131,10 @@ def everything(*files):
     """
 
     def wanted(wildcards):
-        for option, named in (("--until", workflow.dag_settings.until), ("-R", workflow.dag_settings.forcerun)):
+        asked = workflow.dag_settings
+        for option, named in (("--until", asked.until), ("--omit-from", asked.omit_from), ("-R", asked.forcerun)):
             for target in sorted(TARGETS.keys() & named):
-                said = f"snakemake {target}" if option == "--until" else f"snakemake -R {TARGETS[target]}"
+                said = f"snakemake {target}" if option == "--until" else f"snakemake {option} {TARGETS[target]}"
                 raise WorkflowError(f"{option} {target}: `{target}` is a target and no job of its own; run `{said}`")
         return files
 

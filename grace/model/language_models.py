@@ -8,6 +8,7 @@ is ever executed.
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,17 @@ def read_configuration(name: str) -> dict[str, Any]:
     if path is None:
         raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
     return read_json(path, "configuration of the language model")
+
+
+def local_files(settings: FlamingoSettings) -> list[Path]:
+    """The files of a pretrained language model that is a folder or file on this machine: what a training read of it.
+
+    Empty for one by hub name: its snapshot in the cache does not change under one revision.
+    """
+    if settings.language_model != "pretrained" or not Path(settings.pretrained.model).exists():
+        return []
+    place = Path(settings.pretrained.model)
+    return sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def host_memory(config: Config) -> dict[str, int]:
         return dict.fromkeys(stages, config.resources.memory_mb)
     model, tower = flamingo_parameters(config), tower_parameters(config.tower) or TOWER
     one = {"tower": 2 * tower, "encode": 2 * tower, "baseline": 2 * tower, "pseudo_queries": model, "retrieve": model}
+    if config.pseudo_queries.source == "nearest":
+        one["pseudo_queries"] = 2 * tower
     found = {stage: _mb(PROCESS, 4 * count) for stage, count in one.items()}
     trainings = [config.train.for_scheme(scheme) for scheme in config.trained_schemes]
     found["train"] = max(_training(config, training, model) for training in trainings)
@@ -45,6 +47,8 @@ def _training(config: Config, training: Training, model: int) -> int:
         each += 12 * model  # gradients and both moments
     elif training.optimizer_offload == "cpu":
         each += 18 * model // processes  # fp32 weights, gradients and moments, and the weights on their way back
+    if training.distillation:  # the tower is opened, and let go, before the model is trained
+        each = max(each, 4 * (model + (tower_parameters(config.tower) or TOWER)))
     return _mb(processes * PROCESS, processes * each + 4 * language_model_parameters(config.flamingo))
 
 
@@ -117,7 +121,7 @@ def _read(name: str) -> Values:
 
 def is_known(config: Config) -> bool:
     """Whether the sizes of language model and tower are known; if not, `host_memory` leaves out the one and assumes the other."""
-    return bool(language_model_values(config.flamingo)) and tower_parameters(config.tower) > 0
+    return language_model_parameters(config.flamingo) > 0 and tower_parameters(config.tower) > 0
 
 
 def tower_parameters(tower: Tower) -> int:

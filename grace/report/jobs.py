@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from grace.sidecars.sidecar import find_sidecar, is_sidecar, output_of, read_sidecar, resolved
+from grace.sidecars.sidecar import find_sidecar, is_set_aside, is_sidecar, output_of, read_sidecar, resolved
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def read_jobs(results: Path, dataset: str) -> list[Job]:
     """The jobs that made the results of `dataset`, one for all the files that a job wrote beside each other."""
     found: dict[tuple[str, Path], Job] = {}
     for path in sorted([*results.glob("*.provenance.json"), *(results / dataset).rglob("*provenance.json")]):
-        if not is_sidecar(path):
+        if not is_sidecar(path) or is_set_aside(path):
             continue
         record, output = read_sidecar(path), output_of(path)
         place = output if output.is_dir() else output.parent

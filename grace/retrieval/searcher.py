@@ -44,7 +44,8 @@ class Searcher:
     ) -> tuple[Answers, dict[str, Any], dict[str, int]]:
         """The images of every text, the counts, and how many ranks of each are certified: see `generative_search`."""
         prompts = Prompts(self.words)
-        check_queries(prompts, texts, self.tree.depth, self.flamingo.max_length, "query")
+        tokens = 0 if self.config["scheme"] == "atomic" else self.tree.depth  # a class is no token
+        check_queries(prompts, texts, tokens, self.flamingo.max_length, "query")
         prompt_ids = prompts.retrieve(texts)
         first = next(self.flamingo.parameters())
         with torch.inference_mode():

@@ -78,3 +78,8 @@ def seen_from(sidecar: Path, path: Path) -> str:
 def resolved(sidecar: Path, written: str) -> Path:
     """The path of an input from what the sidecar writes, as seen from the current folder."""
     return Path(os.path.normpath(sidecar.parent / written))
+
+
+def is_set_aside(path: Path) -> bool:
+    """Whether a path is of an output that is kept until its stage has made it again (`grace.last_good`)."""
+    return any(part.startswith(".") and part.endswith(".last") for part in path.parts)

@@ -13,7 +13,15 @@ from typing import Any
 from grace.errors import GraceError
 from grace.files import MARKER, need
 from grace.sidecars.hashes import IGNORED, differences, digest, manifest
-from grace.sidecars.sidecar import is_sidecar, output_of, read_sidecar, recorded_digest, resolved, sidecar_of
+from grace.sidecars.sidecar import (
+    is_set_aside,
+    is_sidecar,
+    output_of,
+    read_sidecar,
+    recorded_digest,
+    resolved,
+    sidecar_of,
+)
 
 # Not results: what jobs said, how long they took, what an unfinished training goes on from.
 UNRECORDED = ("logs", "benchmarks")
@@ -23,7 +31,9 @@ STATES = ("training_state", "captioner_state")
 def verify(results: Path) -> tuple[int, list[str]]:
     """(number of files that were hashed, sentences about what is wrong) of a folder of results."""
     need(results, "folder of results")
-    sidecars = sorted(path for path in results.rglob("*") if is_sidecar(path) and path.is_file())
+    sidecars = sorted(
+        path for path in results.rglob("*") if is_sidecar(path) and path.is_file() and not is_set_aside(path)
+    )
     if not sidecars:
         raise GraceError(f"{results} holds no provenance record; it is no folder of results, or of an older version")
     hashed, problems, covered = 0, [], set()
@@ -66,6 +76,8 @@ def _without_record(results: Path, covered: set[Path]) -> Iterator[str]:
         if not path.is_file() or is_sidecar(path) or path.name in IGNORED or path.name == MARKER:
             continue
         parts = path.relative_to(results).parts
+        if is_set_aside(path):
+            continue
         if parts[0] in UNRECORDED or any(part in STATES for part in parts):
             continue
         if path not in covered and not covered.intersection(path.parents):

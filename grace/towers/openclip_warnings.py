@@ -39,7 +39,8 @@ def warnings_of_open_clip() -> Iterator[list[str]]:
         for handler in listener.others:
             handler.removeFilter(listener.passes)
     for warning in caught:
-        if home not in Path(warning.filename).parents:
+        aged = issubclass(warning.category, DeprecationWarning | PendingDeprecationWarning | FutureWarning)
+        if aged or home not in Path(warning.filename).parents:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         elif SETTLED not in str(warning.message):
             found.append(str(warning.message))

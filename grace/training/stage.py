@@ -26,7 +26,7 @@ from grace.identifiers.base import load_identifiers, read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.checkpoints import load_weights, read_config, save_model
 from grace.model.flamingo import GraceFlamingo, add_tokens, build
-from grace.model.language_models import describe
+from grace.model.language_models import describe, local_files
 from grace.model.published import load_flamingo
 from grace.prompts import Prompts, check_queries
 from grace.provenance import provenance
@@ -79,7 +79,7 @@ def train(
     prompts = Prompts(words)
     if scheme == "atomic":
         _add_atomic_head(model, assigned, tables, vectors, atomic_head, seed)
-    longest = max(map(len, assigned.of_split("test")["tokens"]))
+    longest = 0 if scheme == "atomic" else max(map(len, assigned.of_split("test")["tokens"]))
     queries = tables.captions_of("test")["text"].tolist()
     check_queries(prompts, queries, longest, model.max_length, "test caption")
     pools, guide = scheme_pools(tables, assigned, pseudo_queries, prompts, training, model.max_length), None
@@ -102,6 +102,7 @@ def train(
         tokenizer / "tokenizer.json",
         *([start_from / "model.safetensors"] if start_from else []),
         *([Path(flamingo.checkpoint)] if flamingo.checkpoint and not start_from else []),
+        *([] if start_from else local_files(flamingo)),
     ]
     asks = validation(training, tables, assigned, vectors, prompts, model.max_length, seed)
     key = state_key("train", [settings, scheme, seed, assigned.fingerprint], read)

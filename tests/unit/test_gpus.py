@@ -45,10 +45,10 @@ def test_trainings_are_promised_all_gpus_and_other_stages_one() -> None:
 
 def test_stages_that_compute_on_the_processor_are_promised_none() -> None:
     nearest = {"source": "nearest"}
-    small = Config(resources={"gpus": 2}, pseudo_queries=nearest, retrieve={"device": "cpu"})
+    small = Config(resources={"gpus": 2, "processes": 2}, pseudo_queries=nearest, retrieve={"device": "cpu"})
     assert promised_gpus(small) == {"train": 2, "captioner": 2}
     assert "pseudo_queries" in promised_gpus(
-        Config(resources={"gpus": 2}, pseudo_queries=nearest, tower={"kind": "open_clip"})
+        Config(resources={"gpus": 2, "processes": 2}, pseudo_queries=nearest, tower={"kind": "open_clip"})
     )
 
 

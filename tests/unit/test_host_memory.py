@@ -48,7 +48,7 @@ def built(config: Config) -> int:
 def published(folder: Path, **changed: dict) -> Config:
     """config/flickr30k.yaml with other keys."""
     (folder / "changed.yaml").write_text(json.dumps(changed))
-    return load(ROOT / "config/flickr30k.yaml", folder / "changed.yaml")
+    return load(ROOT / "config/flickr30k.yaml", *([folder / "changed.yaml"] if changed else []))
 
 
 @pytest.mark.parametrize("architecture", ["opt", "llama", "mpt"])

@@ -60,7 +60,7 @@ def test_the_chain_goes_back_to_the_sources(results):
         "results/count.json",
         "stage metrics",
         "dataset <-",
-        "stage dataset (version 1), seed 3",
+        "stage dataset (version 2), seed 3",
         "source.txt (source)",
     ):
         assert part in said

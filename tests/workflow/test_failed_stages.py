@@ -29,7 +29,8 @@ stage=$3
 while [[ $1 != --output ]]; do shift; done
 case $stage in
   baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
-  trie | evaluate | metrics | report | resolve) made=("$2") ;;
+  evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
+  trie | metrics | report | resolve) made=("$2") ;;
   *) made=("$2/made") ;;
 esac
 mkdir -p "$(dirname "${made[0]}")"

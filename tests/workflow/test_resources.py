@@ -17,7 +17,8 @@ stage=$3
 while [[ $1 != --output ]]; do shift; done
 case $stage in
   baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
-  trie | evaluate | metrics | report | resolve) made=("$2") ;;
+  evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
+  trie | metrics | report | resolve) made=("$2") ;;
   *) made=("$2/made") ;;
 esac
 mkdir -p "$(dirname "${made[0]}")"
@@ -73,6 +74,7 @@ def asked(text: str) -> dict[str, dict[str, int]]:
 def test_the_3b_model_asks_for_the_memory_that_four_processes_need(workflow):
     """40 GB are four copies of the weights in fp32 alone. Nothing else asks for more than one GPU."""
     (workflow.folder / "photos.json").write_text("{}")
+    (workflow.folder / "photos").mkdir(exist_ok=True)
     given = {"dataset": {"karpathy": {"json_file": "photos.json", "images": "photos"}}}
     (workflow.folder / "data/openflamingo-3b").mkdir(parents=True)
     (workflow.folder / "data/openflamingo-3b/checkpoint.pt").write_text("")
