@@ -28,7 +28,9 @@ class Retrieve(Section):
         description="memory of a batch's prefixes in search: exact, MB, beside model, prompts and beams; past it as exact_prefixes",
     )
     depth: Positive = Field(10, description="images kept of every query")
-    batch_size: Positive = Field(64, description="queries decoded at a time")
+    batch_size: Positive = Field(
+        64, description="queries decoded at a time; fewer where beam search takes more beams than beams"
+    )
     leaves_at_once: Count = Field(
         20,
         description="as soon as so few identifiers are left below a query's beams, all are scored in one pass; 0: never",

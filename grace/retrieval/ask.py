@@ -21,7 +21,7 @@ from grace.retrieval.searcher import open_searcher
 
 DEPTHS = ("model", "seed*/model", "*/seed*/model", "*/*/seed*/model")
 """Where a model folder lies below a system's folder, a scheme's, a data set's and that of all results."""
-EXACT = """; --settings '{"search": "exact"}' proves all, and takes longer"""
+EXACT = """; --settings '{"search": "exact"}' proves all but ties, and takes longer"""
 
 
 def search(
@@ -75,7 +75,8 @@ def search(
             say(printable(f"{rank:3d} {score:8.2f}  {tables.image_path(files[image])}  {told}".rstrip()))
         if proven < len(answers):
             part = f"the first {proven}" if proven else "none"
-            hint = EXACT if (keys.search, keys.merge) == ("beam", "max") else ""
+            can_be = searcher.config["scheme"] != "atomic" and (keys.search, keys.merge) == ("beam", "max")
+            hint = EXACT if can_be else ""
             say(f"      {part} of these {len(answers)} are proven to be the best{hint}")
         found.append((caption, [Found(tables.image_path(files[image]), score) for image, score in answers]))
     if picture:

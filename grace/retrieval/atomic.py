@@ -2,8 +2,7 @@
 
 Called by the stage `retrieve`; reads nothing and writes nothing itself.
 
-Legend: B queries, H width of the language model, D width of the class matrix, K trained classes, G images of the gallery, W
-candidates.
+Legend: B queries, H width of the language model, D width of the class matrix, K trained classes, G images of the gallery.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from grace.identifiers.base import IdentifierTables, flatten
 from grace.model.atomic_head import AtomicHead
 from grace.retrieval.generative import batches_of_one_length
 from grace.retrieval.hypotheses import MINUS
-from grace.retrieval.ties import TIE, certified_ranks
+from grace.retrieval.ties import certified_ranks, in_order, tie_groups
 from grace.trie import Trie
 from grace.trie.names import Names
 
@@ -39,34 +38,39 @@ class ClassRanking:
     ) -> None:
         """`rows_G`: the gallery's rows of the class matrix, int64 [G]; all trained classes share the softmax.
 
-        `order_G`: the order of the gallery's images that breaks ties, int64 [G], lower first (default: as they come).
+        `order_G`: the order of the gallery's images that breaks ties, 0 .. G - 1 in int64 [G], lower first (default: as they come).
         """
         self.head, self.scores_at_once = head, scores_at_once or SCORES_AT_ONCE
         self.unit_KD = F.normalize(head.class_matrix(), dim=-1)
         self.rows_G = rows_G
         self.order_G = torch.arange(len(rows_G), device=rows_G.device) if order_G is None else order_G
+        self.by_order_G = self.order_G.argsort()
         self.sorted_G, self.places_G = rows_G.sort()
         self.sorted_on_host = self.sorted_G.cpu().numpy()
 
     def best(self, hidden_BH: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities, nats, and places in the gallery of the best `depth` classes: f32 and int64 [B, depth].
 
-        Equal scores are ordered before the cut. A product's last bits depend on where a class stands in the matrix and on the
-        batch, so candidates are scored again, each by itself in fp64: identical classes have identical scores.
+        Tied scores are ordered before the cut, and get the score of the best of them: a product's last bits depend on where a
+        class stands in the matrix and on the batch. Where more candidates are tied at the cut than were asked for, more are.
         """
-        queries_BD = self.head.scale() * self.head.queries(hidden_BH)
-        width = min(depth + SPARE, len(self.rows_G))
-        while True:
-            rough, places, mass = self._candidates(queries_BD, width)
-            tied = rough[:, -1] >= rough[:, min(depth, width) - 1] - TIE
-            if width == len(self.rows_G) or not bool(tied.any()):
-                break
-            width = min(2 * width, len(self.rows_G))
-        classes_BWD = self.unit_KD[self.rows_G[places]]
-        scores = (queries_BD.double()[:, None] * classes_BWD.double()).sum(-1).float() - mass[:, None]
-        order = self.order_G[places].argsort(dim=1)
-        order = order.gather(1, scores.gather(1, order).sort(dim=1, descending=True, stable=True).indices)[:, :depth]
-        return scores.gather(1, order), places.gather(1, order)
+        scale, depth = self.head.scale(), min(depth, len(self.rows_G))
+        queries_BD = scale * self.head.queries(hidden_BH)
+        scores = queries_BD.new_empty(len(queries_BD), depth)
+        places = torch.empty_like(scores, dtype=torch.long)
+        undecided, width = torch.arange(len(queries_BD), device=scores.device), min(depth + SPARE, len(self.rows_G))
+        while len(undecided):
+            left = []
+            for rows in undecided.split(max(1, self.scores_at_once // width)):
+                logits, found, mass = self._candidates(queries_BD[rows], width)
+                groups = tie_groups(logits, scale)
+                leaders = torch.searchsorted(groups, groups[:, :depth].contiguous())
+                scores[rows] = logits.gather(1, leaders) - mass[:, None]
+                places[rows] = self.by_order_G[in_order(groups, self.order_G[found])[:, :depth]]
+                if width < len(self.rows_G):
+                    left.append(rows[groups[:, depth - 1] == groups[:, -1]])
+            undecided, width = torch.cat([undecided[:0], *left]), min(8 * width, len(self.rows_G))
+        return scores, places
 
     def _candidates(self, queries_BD: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (f32) and places of the best `width` classes of the gallery, and the log-sum-exp over all classes, f32 [B]."""

@@ -8,7 +8,7 @@ Exactness: scores only fall along a path, so the score of a pruned prefix bounds
 best score that an identifier which was not scored can have; what scores above it is exact, order included.
 `best_first` goes on from the pruned prefixes until nothing can change the answer.
 
-Equal scores are ordered before anything is cut: identifiers by the first id among their images, prefixes by their node.
+Tied scores are ordered before anything is cut: identifiers by the first id among their images, prefixes by their node.
 
 Beams carry node ids of the trie. The prompt is read once a query; the top-k runs over children, not over the vocabulary.
 Shapes follow from the trie, the beams and the batch alone, never from a score, so that nothing has to return to the host
@@ -27,7 +27,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from grace.retrieval.fan_out import room_for, score_leaves
-from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, empty_pool, first_of, roots
+from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, empty_pool, roots
+from grace.retrieval.ties import apart, first_of
 from grace.trie import Trie
 
 
@@ -59,6 +60,7 @@ def descend(
 
     `pruned` is called at every level with its depth, the scores and nodes of the prefixes left behind (f32 and int64
     [B, K * F], -inf: none) and the cache of the K * B rows that they continue, which is not to be kept.
+    `bound` is without them then.
     """
     batch, device = len(logits_BV), logits_BV.device
     logits, beam = logits_BV[:, None], roots(batch, trie.depth, device)
@@ -79,18 +81,18 @@ def descend(
             break
         flat, nodes = grown.flatten(1), children.flatten(1)
         if stop_early(trie, device, flat, pool):
-            bound = torch.maximum(bound, flat.amax(1))
-            if pruned is not None:
+            if pruned is None:
+                bound = torch.maximum(bound, flat.amax(1))
+            else:
                 pruned(depth, flat, nodes, cache)
             break
         width = min(beams, flat.shape[1])
-        chosen = first_of(flat, min(width + 1, flat.shape[1]))
-        if chosen.shape[1] > width:
-            bound = torch.maximum(bound, flat.gather(1, chosen[:, width:])[:, 0])
-        chosen = chosen[:, :width]
-        scores = flat.gather(1, chosen)
-        if pruned is not None:
-            pruned(depth, flat.scatter(1, chosen, MINUS), nodes, cache)
+        chosen = first_of(flat, width)
+        scores, rest = flat.gather(1, chosen), flat.scatter(1, chosen, MINUS)
+        if pruned is None:
+            bound = torch.maximum(bound, rest.amax(1))
+        else:
+            pruned(depth, rest, nodes, cache)
         parents = chosen // children.shape[2]
         beam = step(trie, beam, scores, parents, nodes.gather(1, chosen), depth)
         first_rows = torch.arange(batch, device=device)[:, None] * logits.shape[1]
@@ -103,14 +105,16 @@ def descend(
 
 
 def stop_early(trie: Trie, device: torch.device, open_BC: Tensor, pool: Hypotheses) -> bool:
-    """Whether no open prefix can enter the pool, since scores only fall: asked on a processor, where reading is free.
+    """Whether no open prefix can enter the pool or tie with its last, since scores only fall: asked on a processor, where
+    reading is free.
 
     On an accelerator the answer would make the host wait for every level; the levels left are run instead. Where all
     identifiers have one length the pool is empty until the last level and there is nothing to ask.
     """
     if trie.uniform or device.type != "cpu":
         return False
-    return bool((open_BC.amax(1) <= pool.scores[:, -1]).all())
+    best = open_BC.amax(1)
+    return bool((apart(pool.scores.amin(1), best) | (best == MINUS)).all())
 
 
 def expand(
@@ -159,10 +163,9 @@ def finish(pool: Hypotheses, ended_BK: Tensor, beam: Beams, trie: Trie) -> Hypot
     scores, nodes = torch.cat([pool.scores, ended_BK], 1), torch.cat([pool.nodes, beam.nodes], 1)
     tokens = torch.cat([pool.tokens, beam.tokens], 1)
     by_image = trie.leaf_order(nodes).masked_fill(scores == MINUS, trie.leaves).sort(dim=1, stable=True).indices
-    order = by_image.gather(1, first_of(scores.gather(1, by_image), places + 1))
-    scores, order = scores.gather(1, order), order[:, :places]
-    bound = torch.maximum(pool.bound, scores[:, places])
-    scores = scores[:, :places]
+    order = by_image.gather(1, first_of(scores.gather(1, by_image), places))
+    bound = torch.maximum(pool.bound, scores.scatter(1, order, MINUS).amax(1))
+    scores = scores.gather(1, order)
     nodes = nodes.gather(1, order).masked_fill(scores == MINUS, -1)
     tokens = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
     return replace(pool, nodes=nodes, scores=scores, tokens=tokens, bound=bound)

@@ -1,8 +1,8 @@
 """Exact trie-constrained search: beam search first, then best-first rounds from the prefixes that it pruned.
 
 A prefix scores at least as much as every identifier below it (log-probabilities are not positive), so the answer is exact
-as soon as no open prefix scores more than the last identifier kept. Until then every round reads the best open
-prefixes of each query and opens their children: A* with the prefix's score as its bound (Dijkstra on the tree of
+as soon as every open prefix scores less than the last identifier kept and is not tied with it. Until then every round reads the
+best open prefixes of each query and opens their children: A* with the prefix's score as its bound (Dijkstra on the tree of
 log-probabilities). Prefixes of one depth are read together, whatever query and round they are from.
 
 The work is bounded by `Limits`; what is left open then bounds the answer, and only ranks above it are certified.
@@ -20,6 +20,7 @@ from torch import Tensor
 from grace.retrieval.beam_search import descend, expand, finish, read_prompts
 from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, branch
 from grace.retrieval.prefixes import ReadPrefixes
+from grace.retrieval.ties import apart
 from grace.trie import Trie
 
 WIDER_AFTER = 8
@@ -69,28 +70,26 @@ def exact_search(
 
     pool = descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once, pruned=keep)
     del logits, cache  # the rows of the beams are as large as a whole pass
-    open_, rows, spent, rounds = _joined(parts, batch, device), pool.model_rows, 0, 0
-    pool = replace(pool, bound=torch.full_like(pool.bound, MINUS))  # what was pruned is open now
+    open_, rows, rounds = _joined(parts, batch, device), pool.model_rows, 0
+    spare = torch.full((batch, 1), limits.rows, device=device)  # prefixes that may still be read
     while True:
-        open_, width = _alive(open_, pool), beams << (rounds // WIDER_AFTER)
+        open_, pool = _alive(open_, pool, spare)
         open_ = replace(open_, rows=read.drop_unused(_depths(trie, open_), open_.rows, open_.scores > MINUS))
-        if open_.scores.shape[1] and (spent >= limits.rows or read.bytes > limits.memory // 2):
+        if open_.scores.shape[1] and read.bytes > limits.memory // 2:
             pool = replace(pool, bound=torch.maximum(pool.bound, open_.scores[:, 0]))
             open_ = _joined([], batch, device)
         if not open_.scores.shape[1]:
             return replace(pool, model_rows=rows)
-        taken, open_ = _split(open_, min(width, limits.rows - spent))
-        spent, rounds = spent + taken.scores.shape[1], rounds + 1
-        grown = [open_]
+        taken, open_ = _split(open_, beams << (rounds // WIDER_AFTER))
+        spare, rounds = spare - (taken.scores > MINUS).sum(1, keepdim=True), rounds + 1
         depths = _depths(trie, taken).masked_fill(taken.scores == MINUS, -1)
         for depth in depths[depths >= 0].unique().tolist():
             queries, at = (depths == depth).nonzero(as_tuple=True)
             for here in torch.arange(len(queries), device=device).split(read.rows_at_once(depth, limits.memory // 2)):
                 chosen = Open(*(getattr(taken, field.name)[queries[here], at[here]] for field in fields(Open)))
                 pool, opened = _read(model, read, depth, media_1NC, trie, chosen, queries[here], pool, rule)
-                grown += opened
+                open_, pool = _alive(_joined([open_, *opened], batch, device), pool, spare)
                 rows += len(here)
-        open_ = _joined(grown, batch, device)
 
 
 def _read(
@@ -123,13 +122,20 @@ def _depths(trie: Trie, prefixes: Open) -> Tensor:
     return (torch.bucketize(prefixes.nodes.contiguous(), bounds, right=True) - 1).clamp(min=0)
 
 
-def _alive(prefixes: Open, pool: Hypotheses) -> Open:
-    """The prefixes that can still change the answer, best first: no other can score more than the last of the pool."""
-    alive = prefixes.scores > pool.scores[:, -1:]
-    number = int(alive.sum(1).max()) if alive.numel() else 0
-    scores = prefixes.scores.masked_fill(~alive, MINUS)
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :number]
-    return Open(scores.gather(1, order), prefixes.nodes.gather(1, order), prefixes.rows.gather(1, order))
+def _alive(prefixes: Open, pool: Hypotheses, spare_B1: Tensor) -> tuple[Open, Hypotheses]:
+    """The prefixes that can still change the answer, best first, no more of a query than may be read; the others of these are
+    in the bound of the pool then. A prefix that scores less than all of the pool, and is not tied with its last, changes nothing.
+    """
+    alive = ~apart(pool.scores.amin(1, keepdim=True), prefixes.scores) & (prefixes.scores > MINUS)
+    scores, order = prefixes.scores.masked_fill(~alive, MINUS).sort(dim=1, descending=True, stable=True)
+    kept = alive.sum(1, keepdim=True).minimum(spare_B1)
+    beyond = torch.arange(scores.shape[1], device=scores.device) >= kept
+    number = int(kept.max())
+    if scores.shape[1]:
+        left = scores.masked_fill(~beyond, MINUS).amax(1)
+        pool = replace(pool, bound=torch.maximum(pool.bound, left))
+    scores, order = scores.masked_fill(beyond, MINUS)[:, :number], order[:, :number]
+    return Open(scores, prefixes.nodes.gather(1, order), prefixes.rows.gather(1, order)), pool
 
 
 def _split(prefixes: Open, number: int) -> tuple[Open, Open]:

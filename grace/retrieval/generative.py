@@ -20,7 +20,7 @@ from grace.identifiers.owners import Owners
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.hypotheses import Hypotheses, Rule
-from grace.retrieval.ties import certified_ranks
+from grace.retrieval.ties import certified_ranks, ranked
 from grace.trie import Trie
 
 
@@ -36,7 +36,7 @@ def generative_search(
     that of queries with r certified ranks or more.
 
     Where an image has several identifiers, or `depth` is larger, the search takes more beams than `settings.beams`: as
-    many as it needs to find `depth` images (`counts["beams_used"]`).
+    many as it needs to find `depth` images (`counts["beams_used"]`), and as many fewer queries at a time.
 
     Queries of one length are decoded together, so nothing is padded and a query's scores do not depend on its neighbours'
     length. An image's score is the best of its identifiers' (`max`) or their sum in probability (`logsumexp`).
@@ -48,24 +48,26 @@ def generative_search(
     rule = Rule(settings.normalisation, assigned.levels)
     # So many identifiers that they are of `depth` different images at least, whatever beams the settings name.
     beams = places = max(settings.beams, settings.depth) * most
+    at_once = max(
+        1, settings.batch_size * settings.beams // beams
+    )  # so that a pass has the rows that the settings name
     depth = min(settings.depth, len(trie.image_ids))
     found: dict[int, list[tuple[str, float]]] = {}
     search = beam_search
     if settings.search == "exact":
         limits = Limits(settings.exact_prefixes, settings.exact_memory_mb * 2**20)
-        beams, search = settings.beams, partial(exact_search, limits=limits)
+        beams, at_once = settings.beams, settings.batch_size
+        search = partial(exact_search, limits=limits)
     # With log-sum-exp an identifier that was not scored could still add to an image that has several.
     certifiable = settings.merge == "max" or most == 1
     counts = {"beams_used": beams, "hypotheses": 0, "invalid": 0, "duplicates": 0, "failed_queries": 0}
     certified, rows = np.zeros(len(prompt_ids), dtype=np.int64), 0
-    for chosen in tqdm(
-        batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
-    ):
+    for chosen in tqdm(batches_of_one_length(prompt_ids, at_once), desc="retrieve", unit="batch", disable=None):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         best = search(model, prompts, media, trie, beams, places, rule, settings.leaves_at_once)
         rows += best.model_rows
-        ranked = _rank(best, trie, owners, settings, counts)
-        for query, answers, bound in zip(chosen, ranked, best.bound.tolist(), strict=True):
+        answered = _rank(best, trie, owners, settings, counts)
+        for query, answers, bound in zip(chosen, answered, best.bound.tolist(), strict=True):
             found[query] = answers[: settings.depth]
             certified[query] = min(certified_ranks(answers, bound), len(found[query])) if certifiable else 0
     counts["valid_rate"] = 1 - counts["invalid"] / counts["hypotheses"] if counts["hypotheses"] else 0.0
@@ -89,7 +91,7 @@ def batches_of_one_length(prompt_ids: list[list[int]], size: int) -> list[list[i
 def _rank(
     best: Hypotheses, trie: Trie, owners: Owners, settings: Retrieve, counts: dict
 ) -> list[list[tuple[str, float]]]:
-    """The images of every query, best first, equal scores by image id.
+    """The images of every query, best first, tied ones by image id.
 
     Every hypothesis is checked against the identifier table, not against the trie.
     """
@@ -116,5 +118,5 @@ def _rank(
                 else:
                     images[image] = score
         counts["failed_queries"] += not images
-        out.append(sorted(images.items(), key=lambda pair: (-pair[1], pair[0])))
+        out.append(ranked(images))
     return out

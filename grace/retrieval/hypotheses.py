@@ -74,18 +74,6 @@ def log_normaliser(logits: Tensor) -> Tensor:
     return torch.cat([part.logsumexp(-1) for part in parts]).view(logits.shape[:-1])
 
 
-def first_of(scores_BN: Tensor, number: int) -> Tensor:
-    """Places of the best `number` of N scores, best first, equal scores in the order of their places: int64 [B, number].
-
-    `topk` alone breaks ties as its algorithm happens to, which depends on N and on the device.
-    """
-    cut = scores_BN.topk(number, dim=1).values[:, -1:]
-    above, level = scores_BN > cut, scores_BN == cut
-    wanted = above | (level & (level.cumsum(1) <= number - above.sum(1, keepdim=True)))
-    places = wanted.int().topk(number, dim=1).indices.sort(dim=1).values  # `number` of them are set in every row
-    return places.gather(1, scores_BN.gather(1, places).sort(dim=1, descending=True, stable=True).indices)
-
-
 def roots(batch: int, depth: int, device: torch.device) -> Beams:
     """One beam a query: the prompt alone."""
     return Beams(

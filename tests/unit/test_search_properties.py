@@ -22,7 +22,7 @@ from grace.identifiers.base import IdentifierTables
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
 from grace.retrieval.generative import generative_search
-from grace.retrieval.ties import TIE
+from grace.retrieval.ties import apart
 from grace.trie import Trie
 
 VOCABULARY, END, MEDIA = 8, 7, torch.zeros(1, 1, 1, 1)
@@ -141,8 +141,9 @@ def test_images_are_ranked_by_their_identifiers(identifiers, prompts, beams: int
             assert found[:sure] == pytest.approx(best[:sure], abs=1e-4)
             if search == "exact":
                 assert found == pytest.approx(best, abs=1e-4)
-                gaps = -np.diff([*sorted(whole.values(), reverse=True), -np.inf])[:depth]
-                assert sure == next((rank for rank, gap in enumerate(gaps) if gap <= TIE), len(best))
+                order = torch.tensor([*sorted(whole.values(), reverse=True), -np.inf])
+                untied = apart(order[:-1], order[1:])[:depth].tolist()
+                assert sure == next((rank for rank, alone in enumerate(untied) if not alone), len(best))
 
 
 class FlatModel(TableModel):
