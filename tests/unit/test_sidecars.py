@@ -13,6 +13,7 @@ from grace.secrets import masked
 from grace.sidecars.chain import chain
 from grace.sidecars.recording import recorded
 from grace.sidecars.verify import verify
+from grace.stages import STAGES
 
 
 def copy_stage(results: Path) -> None:
@@ -60,7 +61,7 @@ def test_the_chain_goes_back_to_the_sources(results):
         "results/count.json",
         "stage metrics",
         "dataset <-",
-        "stage dataset (version 2), seed 3",
+        f"stage dataset (version {STAGES['dataset']}), seed 3",
         "source.txt (source)",
     ):
         assert part in said
