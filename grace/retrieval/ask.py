@@ -57,7 +57,8 @@ def search(
     if picture:
         check_size(len(asked), top, drawn_as)
     query_ids = [str(place) for place in range(len(asked))]
-    enough = keys.model_copy(update={"depth": top, "beams": max(keys.beams, top)})
+    # As many beams as the run had, which were those for its own depth (see `generative_search`).
+    enough = keys.model_copy(update={"depth": top, "beams": max(keys.beams, keys.depth)})
     rows, _, certified = searcher.answers(asked, query_ids, enough)
     known = tables.captions.drop_duplicates("image_id").set_index("image_id")["text"]
     files = tables.images.set_index("image_id")["file"]
