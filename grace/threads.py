@@ -21,15 +21,15 @@ LOOKS, SECONDS = 3, 0.4
 """How often, and for how long each time, the cores are looked at. The best look counts: a short burst is no busy core."""
 
 
-def leave_busy_cores(allowed: int | None = None) -> int:
-    """Set torch's threads to the idle cores of this process, at least 1 and at most `allowed` (default: torch's own number).
+def leave_busy_cores() -> int:
+    """Set torch's threads to the idle cores of this process, at least 1 and at most as many as torch has.
 
     Does nothing on a machine with a GPU, with one thread, or under GRACE_THREADS=fixed. Says what it found on standard error
     where it took fewer. Returns the number of threads that torch uses now.
     """
-    allowed = allowed or torch.get_num_threads()
+    allowed = torch.get_num_threads()
     if allowed == 1 or os.environ.get("GRACE_THREADS") == "fixed" or torch.cuda.is_available():
-        return torch.get_num_threads()
+        return allowed
     idle = max(idle_cores(SECONDS) for _ in range(LOOKS))
     threads = max(1, min(allowed, int(idle + 0.5)))
     if threads < allowed:

@@ -20,26 +20,26 @@ from grace.model.vocabulary import cut_tokenizer
 from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_queries
 from grace.schemes import SCHEMES
 
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
 """What families of language models call the longest sequence that they read."""
 
 
 def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     """Make the tokenizer folder `output`."""
+    tables = load_dataset(dataset)
     if settings.language_model == "scratch":
-        captions = load_dataset(dataset).captions_of("train")["text"].tolist()
-        made = train_bpe(captions, settings.scratch.vocabulary)
+        made = train_bpe(tables.captions_of("train")["text"].tolist(), settings.scratch.vocabulary)
     else:
         made = fetch(settings.pretrained.tokenizer or settings.pretrained.model)
         if settings.pretrained.vocabulary:
-            captions = load_dataset(dataset).captions_of("train")["text"].tolist()
+            captions = tables.captions_of("train")["text"].tolist()
             made = cut_tokenizer(made, _seen(captions), settings.pretrained.vocabulary)
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     if made.pad_token is None:
         made.add_special_tokens({"pad_token": PAD_TOKEN})
-    captions, limit = load_dataset(dataset).captions, _context(settings)
+    limit = _context(settings)
     for split in ("train", "val", "test"):
-        texts = captions["text"][captions["split"] == split].tolist()
+        texts = tables.captions_of(split)["text"].tolist()
         # `train` asks again with the identifiers of its scheme; those of atomic have no tokens
         check_queries(Prompts(made), texts, 0, limit, f"caption of the split {split}")
     with replacing_folder(output, "tokenizer") as folder:

@@ -15,35 +15,21 @@ import pytest
 from PIL import Image, ImageDraw
 
 from grace.files import MARKER
+from tests.workflow.conftest import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "config/tiny.yaml"
 # python -m grace STAGE ... --output PATH ...; a stage that the file `fails` names fails, one that `hangs` names hangs
-STAND_IN = r"""#!/usr/bin/env bash
-set -eu
-while [[ $1 != -m ]]; do shift; done
-stage=$3
-[[ $stage == ended ]] && exit "$4"
+FIRST = r"""[[ $stage == ended ]] && exit "$4"
 [[ $(cat fails) == "$stage" ]] && exit 2
 [[ $(cat hangs) == "$stage" ]] && { touch hanging; exec sleep 60; }
-while [[ $1 != --output ]]; do shift; done
-case $stage in
-  baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
-  evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
-  trie | metrics | report | resolve) made=("$2") ;;
-  *) made=("$2/made") ;;
-esac
-mkdir -p "$(dirname "${made[0]}")"
-for file in "${made[@]}"; do date +%s%N > "$file"; done
 """
 RULES = {"train": "train_model", "retrieve": "retrieve_images", "evaluate": "evaluate_system"}
 
 
 @pytest.fixture(scope="module")
 def finished(workflow_in, tmp_path_factory):
-    programs = tmp_path_factory.mktemp("programs")
-    (programs / "python").write_text(STAND_IN)
-    (programs / "python").chmod(0o755)
+    programs = stand_in(tmp_path_factory.mktemp("programs"), FIRST)
     workflow = workflow_in(tmp_path_factory.mktemp("finished"), programs)
     for name in ("fails", "hangs"):
         (workflow.folder / name).write_text("")

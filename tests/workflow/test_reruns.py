@@ -15,24 +15,10 @@ import pytest
 import yaml
 
 from grace.stages import STAGES
+from tests.workflow.conftest import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "config/tiny.yaml"
-STAND_IN = r"""#!/usr/bin/env bash
-# python -m grace STAGE ... --output PATH ...
-set -eu
-while [[ $1 != -m ]]; do shift; done
-stage=$3
-while [[ $1 != --output ]]; do shift; done
-case $stage in
-  baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
-  evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
-  trie | metrics | report | resolve) made=("$2") ;;
-  *) made=("$2/made") ;;
-esac
-mkdir -p "$(dirname "${made[0]}")"
-for file in "${made[@]}"; do date +%s%N > "$file"; done  # never twice the same: a small file of equal content reruns nothing
-"""
 
 
 def rows() -> list[tuple[str, dict[str, int]]]:
@@ -50,9 +36,7 @@ def rows() -> list[tuple[str, dict[str, int]]]:
 @pytest.fixture(scope="module")
 def finished(workflow_in, tmp_path_factory):
     """A finished run of stand-ins."""
-    programs = tmp_path_factory.mktemp("programs")
-    (programs / "python").write_text(STAND_IN)
-    (programs / "python").chmod(0o755)
+    programs = stand_in(tmp_path_factory.mktemp("programs"))
     workflow = workflow_in(tmp_path_factory.mktemp("finished"), programs)
     done = workflow(overlays=(TINY,))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,22 +7,11 @@ import re
 
 import pytest
 
+from tests.workflow.conftest import stand_in
+
 TINY = "config/tiny.yaml"
 # A training waits for a second one to be at work beside it, for a while, and writes how many there are.
-STAND_IN = r"""#!/usr/bin/env bash
-set -eu
-while [[ $1 != -m ]]; do shift; done
-[[ $2 == grace.training.launch ]] && while [[ $2 != grace ]]; do shift; done
-stage=$3
-while [[ $1 != --output ]]; do shift; done
-case $stage in
-  baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
-  evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
-  trie | metrics | report | resolve) made=("$2") ;;
-  *) made=("$2/made") ;;
-esac
-mkdir -p "$(dirname "${made[0]}")"
-if [[ $stage == train ]]; then
+FIRST = r"""if [[ $stage == train ]]; then
   mkdir -p at_work && touch "at_work/$$"
   for _ in $(seq 20); do
     [[ $(ls at_work | wc -l) -gt 1 ]] && break
@@ -33,7 +22,6 @@ if [[ $stage == train ]]; then
   sleep 0.3
   rm "at_work/$$"
 fi
-for file in "${made[@]}"; do date +%s%N > "$file"; done
 """
 TWO = {"schemes": ["numeric", "string"], "train": {"start_from": "scratch"}}
 
@@ -41,9 +29,7 @@ TWO = {"schemes": ["numeric", "string"], "train": {"start_from": "scratch"}}
 @pytest.fixture
 def workflow(workflow_in, tmp_path):
     (tmp_path / "programs").mkdir()
-    (tmp_path / "programs/python").write_text(STAND_IN)
-    (tmp_path / "programs/python").chmod(0o755)
-    return workflow_in(tmp_path, tmp_path / "programs")
+    return workflow_in(tmp_path, stand_in(tmp_path / "programs", FIRST))
 
 
 @pytest.mark.parametrize(
