@@ -53,6 +53,7 @@ lint: .venv/test.done
 	snakemake --lint
 	python -m grace config --drift
 	python tools/pins.py --check
+	lint-imports --no-cache
 
 test-conda: .venv/test.done
 	@python -m pytest tests/conda -rs

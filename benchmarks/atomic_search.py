@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from grace.files import write_json
 from grace.model.atomic_head import AtomicHead
 from grace.report.costs import machine
 from grace.retrieval.atomic import ClassRanking
+from grace.system.files import write_json
 
 
 @torch.inference_mode()

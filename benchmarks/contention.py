@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grace.config import load
-from grace.files import write_json
 from grace.report.costs import machine
+from grace.system.files import write_json
+from grace.workflow.config import load
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSET = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "GRACE_THREADS")

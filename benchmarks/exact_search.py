@@ -18,12 +18,12 @@ import numpy as np
 import psutil
 import torch
 
-from grace.files import write_json
-from grace.model.torchvision_shim import import_torchvision
+from grace.identifiers.tree import Trie
 from grace.report.costs import machine
 from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.ties import certified_ranks
-from grace.trie import Trie
+from grace.system.files import write_json
+from grace.system.torchvision_shim import import_torchvision
 
 import_torchvision()
 from transformers import OPTConfig, OPTForCausalLM  # noqa: E402 (needs torchvision)

@@ -21,7 +21,7 @@ from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
-from grace.sidecars.sidecar import is_sidecar, read_sidecar
+from grace.records.sidecars.sidecar import is_sidecar, read_sidecar
 
 ROOT = Path(__file__).resolve().parents[1]
 

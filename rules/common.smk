@@ -9,19 +9,20 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 
-from grace.cancelled import forget_cancelled
-from grace.clock import no_times_to_come
-from grace.config import Config
-from grace.config import parse as parse_config
-from grace.config.overlays import Overlays
-from grace.config.paths import check_paths, read_by
+from grace.system.cancelled import forget_cancelled
+from grace.system.clock import no_times_to_come
+from grace.workflow.config import Config
+from grace.workflow.config import parse as parse_config
+from grace.workflow.config.overlays import Overlays
+from grace.workflow.config.paths import check_paths, read_by
+from grace.data.download.sources import check_download
 from grace.data.listing import listing_digest
-from grace.errors import GraceError
-from grace.gpus import promised_gpus
-from grace.last_good import put_back, set_aside
+from grace.system.errors import GraceError
+from grace.workflow.gpus import promised_gpus
+from grace.records.sidecars.last_good import put_back, set_aside
 from grace.plan.host import host_memory, is_known
-from grace.schemes import SCHEMES
-from grace.stages import STAGES
+from grace.workflow.schemes import SCHEMES
+from grace.workflow.stages import STAGES
 
 # those of the command line are laid over those that the Snakefile names
 given = list(map(str, workflow.overwrite_configfiles))
@@ -29,6 +30,7 @@ try:
     overlays = Overlays([*(file for file in map(str, workflow.configfiles) if file not in given), *given])
     CONFIG = parse_config(Config, config, "configuration", overlays.origin)
     check_paths(CONFIG)
+    check_download(CONFIG)
 except GraceError as error:
     raise WorkflowError(str(error)) from None
 
@@ -52,8 +54,8 @@ LAUNCH = CONFIG.resources.launcher or (
 
 
 # Jobs import the package from the repository, whatever the working directory is. A stage ends when the Snakemake that started it
-# is gone (grace/ending.py), sees the GPUs that it was promised and no others (grace/gpus.py), and does not start again in the
-# same run after it was asked to end (grace/cancelled.py).
+# is gone (grace/system/ending.py), sees the GPUs that it was promised and no others (grace/workflow/gpus.py), and does not start again in the
+# same run after it was asked to end (grace/system/cancelled.py).
 PREFIX = (
     f"set -euo pipefail; export GRACE_WORKFLOW=$PPID GRACE_CANCELLED={shlex.quote(CANCELLED)}"
     f" GRACE_GPUS={shlex.quote(json.dumps(GPUS))}"

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grace.provenance import machine, versions
+from grace.records.provenance import machine, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 

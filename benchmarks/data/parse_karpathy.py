@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.data.measuring import circumstances, measured
-from grace.files import read_json, write_json
+from grace.system.files import read_json, write_json
 
 SPLITS = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
 CAPTIONS = {5: 122_959, 6: 324, 7: 4}

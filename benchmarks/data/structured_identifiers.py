@@ -23,8 +23,8 @@ import pandas as pd
 
 from benchmarks.data.measuring import circumstances, measured
 from grace.data.tables import write_dataset
-from grace.files import read_json, write_json
 from grace.identifiers.base import load_identifiers
+from grace.system.files import read_json, write_json
 
 WIDTH, TOPIC_WIDTH, TOPICS = 768, 24, 3000
 CHUNK = 20_000

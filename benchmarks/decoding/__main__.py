@@ -23,10 +23,10 @@ import torch
 from benchmarks.decoding import dense, end_to_end, roofline, selection, tries
 from benchmarks.decoding.requirements import verdicts
 from benchmarks.decoding.sizes import SIZES
-from grace.files import read_json, write_json
-from grace.provenance import versions
+from grace.records.provenance import versions
 from grace.report.costs import machine
 from grace.report.decoding import FORMAT
+from grace.system.files import read_json, write_json
 
 PARTS = {"trie": tries.run, "selection": selection.run, "end_to_end": end_to_end.run, "dense": dense.run}
 

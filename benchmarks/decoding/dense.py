@@ -24,8 +24,8 @@ from benchmarks.decoding import models, roofline, vectors
 from benchmarks.decoding.identifier_sets import identifier_set
 from benchmarks.decoding.level_order import LevelOrder
 from benchmarks.decoding.timing import call, median, quantiles, timed
-from grace.model.torchvision_shim import import_torchvision
 from grace.retrieval.beam_search import beam_search
+from grace.system.torchvision_shim import import_torchvision
 
 ANSWERS = 10
 

@@ -1,4 +1,4 @@
-"""The trie of this project (`grace.trie`) behind the same calls as its competitors."""
+"""The trie of this project (`grace.identifiers.tree`) behind the same calls as its competitors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from grace.trie import Trie
-from grace.trie.names import Names
+from grace.identifiers.tree import Trie
+from grace.identifiers.tree.file import open_trie, save_trie
+from grace.identifiers.tree.names import Names
 
 END = 2**20
 """End token of the sets: none of theirs. It is implicit in the trie."""
@@ -46,14 +47,14 @@ class LevelOrder:
         return sum(a.numel() * a.element_size() for a in (self.tree.leaf_first, self.tree.leaf_images))
 
     def save(self, path: Path) -> None:
-        self.tree.save(path, fingerprint="benchmark")
+        save_trie(self.tree, path, fingerprint="benchmark")
 
     @classmethod
     def load(cls, path: Path) -> LevelOrder:
         """Map the file; nothing is read until it is asked for."""
-        return cls(Trie.open(path, verify=False))
+        return cls(open_trie(path, verify=False))
 
     @classmethod
     def load_verified(cls, path: Path) -> LevelOrder:
         """Map the file, hash its content and check its structure."""
-        return cls(Trie.open(path, verify=True))
+        return cls(open_trie(path, verify=True))

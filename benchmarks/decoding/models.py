@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grace.config import Flamingo, ScratchLanguageModel
 from grace.model.flamingo import GraceFlamingo, build
+from grace.workflow.config import Flamingo, ScratchLanguageModel
 
 VISUAL_WIDTH = 512
 VISUAL_TOKENS = 50

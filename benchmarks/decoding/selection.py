@@ -27,9 +27,9 @@ from benchmarks.decoding.identifier_sets import SHAPES, identifier_set
 from benchmarks.decoding.level_order import LevelOrder
 from benchmarks.decoding.marisa import Marisa
 from benchmarks.decoding.timing import call, median, timed
+from grace.identifiers.tree import Trie
 from grace.retrieval.beam_search import expand, step
 from grace.retrieval.hypotheses import FULL, Beams
-from grace.trie import Trie
 
 STRUCTURES = {kind.name: kind for kind in (Dictionaries, Marisa, LevelOrder)}
 OURS = "grace"

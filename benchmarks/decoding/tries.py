@@ -26,7 +26,7 @@ from benchmarks.decoding.identifier_sets import identifier_set, prefixes
 from benchmarks.decoding.level_order import LevelOrder
 from benchmarks.decoding.marisa import Marisa
 from benchmarks.decoding.timing import call, median, timed
-from grace.trie import Trie
+from grace.identifiers.tree import Trie
 
 STRUCTURES = {kind.name: kind for kind in (Dictionaries, Marisa, LevelOrder)}
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace.config import Flamingo, Training
-from grace.files import write_json
 from grace.plan.activations import count, fake_learner
 from grace.plan.memory import memory
-from grace.plan.parameters import count_parameters
 from grace.plan.shapes import Shape
-from grace.provenance import versions
+from grace.records.provenance import versions
+from grace.system.files import write_json
+from grace.training.parameters import count_parameters
+from grace.workflow.config import Flamingo, Training
 
 FLAMINGO = {
     "scratch": {"width": 512, "layers": 8, "heads": 8, "max_length": 256},

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from grace.config import Flamingo, Training
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.training.deepspeed_engine import make_engine
 from grace.training.engine import Learner, choose_trainable
 from grace.training.memory import checkpoint_activations
+from grace.workflow.config import Flamingo, Training
 
 
 def status(key: str) -> int:

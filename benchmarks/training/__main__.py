@@ -13,10 +13,10 @@ import torch
 from benchmarks.training import gpu
 from benchmarks.training.retrieve import compare
 from benchmarks.training.work import make, window
-from grace.config import load
-from grace.files import write_json
-from grace.provenance import versions
+from grace.records.provenance import versions
 from grace.report.costs import machine
+from grace.system.files import write_json
+from grace.workflow.config import load
 
 
 def show(found: dict[str, Any]) -> None:

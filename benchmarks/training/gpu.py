@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace.config import Training, load
 from grace.plan.activations import count, fake_learner
 from grace.plan.flops import forward_flops, step_flops
 from grace.plan.known import language_model_config, words
 from grace.plan.memory import memory
-from grace.plan.parameters import count_parameters
 from grace.plan.shapes import Shape, Words, batches
+from grace.training.parameters import count_parameters
+from grace.workflow.config import Training, load
 
 CONFIG = Path("config/flickr30k.yaml")
 STAGES = (1, 2, 3)  # bf16 without ZeRO runs as stage 1
@@ -54,11 +54,11 @@ def run(peak_tflops: float) -> dict[str, Any]:
 
 
 def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> dict[str, Any]:
+    from grace.model.batches import share_images
     from grace.model.flamingo import build
     from grace.training.deepspeed_engine import make_engine
     from grace.training.engine import Learner, choose_trainable
     from grace.training.memory import checkpoint_activations
-    from grace.training.samples import share_images
 
     config = load(CONFIG)
     training = Training(**{**config.train.for_scheme("structured").model_dump(), "zero_stage": stage})

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grace.data.images import read_image
-from grace.training.samples import IGNORE, Samples
+from grace.model.batches import IGNORE, Samples
 
 
 def naive_loss(

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training.naive import naive_loss
 from benchmarks.training.work import Work
+from grace.model.batches import collate
 from grace.plan.tracker import LiveBytes
 from grace.training.objectives import generation_loss
-from grace.training.samples import collate
 
 Step = Callable[[np.ndarray], tuple[Tensor, Tensor | int]]
 

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from grace.config import Config
 from grace.data import source
 from grace.data.tables import load_dataset
-from grace.embeddings import PAD_COLOUR, Embeddings, encode, load_embeddings
-from grace.files import write_json
 from grace.identifiers import identifiers
 from grace.identifiers.base import load_identifiers, read_tokenizer
-from grace.model.checkpoints import save_weights, unique_tensors
 from grace.model.flamingo import GraceFlamingo, add_tokens, build
+from grace.model.prompts import Prompts
 from grace.model.tokenizer import tokenizer
-from grace.prompts import Prompts
+from grace.system.files import write_json
+from grace.system.weights import save_weights, unique_tensors
 from grace.towers import open_tower
 from grace.towers.dual_encoder import DualEncoder
+from grace.towers.embeddings import PAD_COLOUR, Embeddings, encode, load_embeddings
 from grace.towers.scratch import word_tokenizer
 from grace.training.pools import Pool, scheme_pools
+from grace.workflow.config import Config
 
 SCHEME = "structured"  # its identifiers are generated: the vocabulary head counts
 
@@ -87,7 +87,7 @@ def _random_tower(config: Config, texts: list[str], folder: Path) -> None:
 
 def window(work: Work, steps: int) -> list[np.ndarray]:
     """The samples of the first `steps` steps, in the sampler's order, int64 [batch] each."""
-    from grace.training.samples import Sampler
+    from grace.training.sampler import Sampler
 
     sampler = Sampler(work.pool.samples.lengths(), work.pool.batch, (0, 0))
     return [sampler.rows(step) for step in range(steps)]

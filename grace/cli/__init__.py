@@ -11,12 +11,12 @@ from typing import Any
 
 import typer
 
-from grace.cancelled import refuse_if_cancelled
 from grace.cli import configuration, data, ended, models, plan, records, results, search
-from grace.ending import end_on_request, end_with_workflow
-from grace.errors import GraceError, Interrupted
-from grace.gpus import take_gpus
-from grace.secrets import mask_output
+from grace.records.secrets import mask_output
+from grace.system.cancelled import refuse_if_cancelled
+from grace.system.ending import end_on_request, end_with_workflow
+from grace.system.errors import GraceError, Interrupted
+from grace.workflow.gpus import take_gpus
 
 app = typer.Typer(
     no_args_is_help=True,

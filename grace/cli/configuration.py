@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grace.cli.options import OutputFile, Settings, parsed, recorded
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 app = typer.Typer()
 
@@ -16,8 +16,8 @@ app = typer.Typer()
 @app.command("resolve")
 def resolve_command(output: OutputFile, settings: Settings) -> None:
     """Write the whole configuration, defaults filled in, as JSON (for the report)."""
-    from grace.config import Config
-    from grace.files import write_json
+    from grace.system.files import write_json
+    from grace.workflow.config import Config
 
     given = parsed(Config, settings)
     with recorded("resolve", reads={}, writes=[output], settings={}):
@@ -36,18 +36,23 @@ def config_command(
     configfile: Annotated[list[Path] | None, typer.Option(help="files laid over config.yaml, for --get")] = None,
 ) -> None:
     """Make config.yaml and its JSON schema from the models; check or read a configuration file."""
-    from grace.config import load
-    from grace.config.paths import check_paths
-    from grace.config_export import drifted, value_of, write_all
+    from grace.data.download.sources import check_download
+    from grace.workflow.config import load
+    from grace.workflow.config.export import drifted, value_of, write_all
+    from grace.workflow.config.paths import check_paths
 
     if check:
-        check_paths(load(*check))
+        config = load(*check)
+        check_paths(config)
+        check_download(config)
         typer.echo(f"{', '.join(map(str, check))}: valid")
     elif get is not None:
         typer.echo(value_of(load(Path("config.yaml"), *(configfile or ())), get))
     elif drift:
         if names := drifted(Path.cwd()):
-            raise GraceError(f"{', '.join(names)}: not what grace/config/ says; run python -m grace config --write")
+            raise GraceError(
+                f"{', '.join(names)}: not what grace/workflow/config/ says; run python -m grace config --write"
+            )
     elif write:
         for path in write_all(Path.cwd()):
             typer.echo(f"wrote {path}")

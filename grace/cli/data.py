@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed, recorded
-from grace.config import Flamingo, Folder, Karpathy, Scenes, Tower
+from grace.workflow.config import Flamingo, Folder, Karpathy, Scenes, Tower
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
 app = typer.Typer()
@@ -19,10 +19,12 @@ app.add_typer(dataset_app, name="dataset")
 def download_command(
     dataset: Annotated[str, typer.Argument(help="flickr8k, flickr30k or coco")],
     data: Annotated[Path, typer.Option(help="folder that holds the data sets")] = Path("data"),
-    sources: Annotated[Path | None, typer.Option(help="another table of sources than resources/sources.csv")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="another table of sources than grace/data/download/sources.csv")
+    ] = None,
 ) -> None:
     """Fetch, verify and unpack a public data set; a download that was broken off is continued."""
-    from grace.download import SOURCES_FILE, download
+    from grace.data.download import SOURCES_FILE, download
 
     for name, path in download(dataset=dataset, data=data, sources=sources or SOURCES_FILE).items():
         print(f"{name}: {path}")
@@ -48,9 +50,9 @@ def karpathy_command(
     name: str = "karpathy",
 ) -> None:
     """Read a JSON file in Karpathy's format and check its images."""
-    from grace.config import parse
     from grace.data import source
     from grace.data.tables import load_dataset
+    from grace.workflow.config import parse
 
     given = parsed(Karpathy, settings).model_dump()
     if restval is not None:
@@ -72,9 +74,10 @@ def folder_command(
     name: str = "folder",
 ) -> None:
     """Read any folder of images; options are laid over the settings."""
-    from grace.config import parse
+    from grace.captions.writers import write_captions
     from grace.data import source
     from grace.data.tables import load_dataset
+    from grace.workflow.config import parse
 
     given = {"images": images, "captions": captions, "captioner": captioner}
     merged = parsed(Folder, settings).model_dump() | {key: value for key, value in given.items() if value}
@@ -83,7 +86,7 @@ def folder_command(
     with recorded(
         "dataset", reads=reads, writes=[output], settings={"name": name, **chosen.model_dump(mode="json")}
     ) as record:
-        source("folder")(output=output, settings=chosen, name=name)
+        source("folder")(output=output, settings=chosen, name=name, write_captions=write_captions)
         record.add("images", Path(chosen.images), files=load_dataset(output).images["file"].tolist())
 
 
@@ -100,7 +103,7 @@ def tokenizer_command(dataset: Dataset, output: Output, settings: Settings = "{}
 @app.command("tower")
 def tower_command(dataset: Dataset, output: Output, settings: Settings = "{}") -> None:
     """Train or check the vision tower (settings: tower)."""
-    from grace.threads import leave_busy_cores
+    from grace.system.threads import leave_busy_cores
     from grace.towers import tower
 
     given = parsed(Tower, settings)
@@ -113,7 +116,7 @@ def tower_command(dataset: Dataset, output: Output, settings: Settings = "{}") -
 @app.command("encode")
 def encode_command(dataset: Dataset, tower: TowerFolder, output: Output, settings: Settings = "{}") -> None:
     """Encode every image once: embeddings and visual tokens (settings: tower)."""
-    from grace.embeddings import encode
+    from grace.towers.embeddings import encode
 
     given = parsed(Tower, settings)
     said = given.model_dump(mode="json", include={"kind", given.kind, "encode_batch"})

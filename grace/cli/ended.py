@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from grace.ending import last_line, reason
+from grace.system.ending import last_line, reason
 
 app = typer.Typer()
 

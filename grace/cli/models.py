@@ -24,8 +24,8 @@ from grace.cli.options import (
     parsed,
     recorded,
 )
-from grace.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
 
 app = typer.Typer()
 trie_app = typer.Typer(invoke_without_command=True)
@@ -53,8 +53,8 @@ def captioner_command(
     settings: Settings = "{}",
 ) -> None:
     """Train the captioner (settings: {"flamingo": ..., "training": ...})."""
-    from grace.captioner import captioner
-    from grace.threads import leave_busy_cores
+    from grace.system.threads import leave_busy_cores
+    from grace.training.captioner import captioner
 
     given = parsed(_CaptionerSettings, settings)
     said = given.model_dump(mode="json")
@@ -75,7 +75,7 @@ def pseudo_queries_command(
     val: Val = False,
 ) -> None:
     """Write captions of every gallery image with the captioner, borrow them of the train split, or take them from a file."""
-    from grace.pseudo_queries import pseudo_queries
+    from grace.captions.pseudo_queries import pseudo_queries
 
     given = parsed(PseudoQueries, settings)
     reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner, "tower": tower}
@@ -114,7 +114,7 @@ def trie_command(
     output: Annotated[Path | None, typer.Option(help="file to write")] = None,
 ) -> None:
     """Build the prefix tree of the gallery's identifiers."""
-    from grace.trie import trie
+    from grace.identifiers.tree import trie
 
     if context.invoked_subcommand:
         return
@@ -134,7 +134,7 @@ def show_command(
     rows: Annotated[int, typer.Option(min=1, help="most children to show")] = 50,
 ) -> None:
     """Show what stands below the beginning of an identifier: children, identifiers, images."""
-    from grace.trie.show import show
+    from grace.identifiers.tree.show import show
 
     show(prefix=prefix, trie=trie, identifiers=identifiers, tokenizer=tokenizer, rows=rows)
 
@@ -159,7 +159,7 @@ def train_command(
     settings: Settings = "{}",
 ) -> None:
     """Train one scheme (settings: {"flamingo": ..., "training": ..., "atomic_head": ...})."""
-    from grace.threads import leave_busy_cores
+    from grace.system.threads import leave_busy_cores
     from grace.training.stage import train
 
     given = parsed(_TrainSettings, settings)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from grace.config import Section, parse_settings
-from grace.schemes import SCHEMES
+from grace.workflow.config import Section, parse_settings
+from grace.workflow.schemes import SCHEMES
 
 Settings = Annotated[str, typer.Option(help="the stage's section of the configuration: inline JSON, or a YAML file")]
 Dataset = Annotated[Path, typer.Option(help="dataset folder (made by `dataset`)")]
@@ -37,7 +37,7 @@ def parsed(model: type[Section], text: str) -> Any:
 
 
 def recorded(stage: str, **given: Any) -> Any:
-    """Record the stage that runs inside: `grace.sidecars.recording.recorded`, loaded when it is called."""
-    from grace.sidecars.recording import recorded
+    """Record the stage that runs inside: `grace.records.sidecars.recording.recorded`, loaded when it is called."""
+    from grace.records.sidecars.recording import recorded
 
     return recorded(stage, **given)

@@ -28,10 +28,10 @@ def plan_command(
     output: Annotated[Path | None, typer.Option(help="JSON file to write as well")] = None,
 ) -> None:
     """Tell parameters, memory by ZeRO stage, time and disk of a configuration. Needs no weights, data or network."""
-    from grace.config import load
-    from grace.files import write_json
     from grace.plan.show import show
     from grace.plan.stage import Machine, plan
+    from grace.system.files import write_json
+    from grace.workflow.config import load
 
     found = plan(load(*configfile), Machine(gpus, gpu_memory, peak_tflops, utilisation, reserve), images)
     if output is not None:

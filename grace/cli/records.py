@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 app = typer.Typer()
 MOST = 20
@@ -17,7 +17,7 @@ MOST = 20
 @app.command("provenance")
 def provenance_command(file: Annotated[Path, typer.Argument(help="a file or folder that a stage wrote")]) -> None:
     """Print how a file was made, back to the sources: stage, environment, machine, time, hashes."""
-    from grace.sidecars.chain import chain
+    from grace.records.sidecars.chain import chain
 
     for line in chain(file):
         typer.echo(line)
@@ -29,7 +29,7 @@ def verify_command(
     every: Annotated[bool, typer.Option("--all", help="name all findings, however many")] = False,
 ) -> None:
     """Hash every result again and name what is not as its stage wrote it."""
-    from grace.sidecars.verify import verify
+    from grace.records.sidecars.verify import verify
 
     hashed, problems = verify(results)
     for problem in problems if every else problems[:MOST]:

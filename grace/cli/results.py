@@ -19,7 +19,7 @@ from grace.cli.options import (
     parsed,
     recorded,
 )
-from grace.config import Evaluate, Report, Retrieve
+from grace.workflow.config import Evaluate, Report, Retrieve
 
 app = typer.Typer()
 
@@ -29,7 +29,7 @@ def baseline_command(
     dataset: Dataset, embeddings: Embeddings, tower: TowerFolder, output: Output, settings: Settings = "{}"
 ) -> None:
     """Retrieve with the dual encoder and FAISS flat search."""
-    from grace.baselines import baseline
+    from grace.evaluation.baselines import baseline
 
     given = parsed(Retrieve, settings)
     reads = {"dataset": dataset, "embeddings": embeddings, "tower": tower}

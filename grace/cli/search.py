@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grace.cli.options import Settings, parsed
-from grace.config import Retrieve
+from grace.workflow.config import Retrieve
 
 app = typer.Typer()
 

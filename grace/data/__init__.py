@@ -1,7 +1,7 @@
 """The registry of data sets. Every source ends in the same tables (`grace.data.tables`).
 
 A new data set is one file `grace/data/NAME.py` with a function `NAME(*, output, settings, name, ...)` that ends in
-`write_dataset`, and one line here; to be run by the workflow it also has a section in `grace/config/data.py`, a command in
+`write_dataset`, and one line here; to be run by the workflow it also has a section in `grace/workflow/config/data.py`, a command in
 `grace/cli/data.py` and a rule in `rules/data.smk`. Command: `python -m grace dataset NAME ...`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from grace.errors import GraceError, did_you_mean
+from grace.system.errors import GraceError, did_you_mean
 
 SOURCES: dict[str, str] = {
     "scenes": "pictures that the project draws itself, with captions",

@@ -1,6 +1,6 @@
 """Data set `folder`: any folder of images, with captions from a table, from text files, or written by a model.
 
-Reads the images (in folders below too) and captions (`grace.data.folder_captions`, `grace.data.captioning`); writes the
+Reads the images (in folders below too) and captions (`grace.data.folder_captions`, `grace.captions.writers`); writes the
 tables of `grace.data.tables`, which point to the images where they are, and `skipped.parquet`. Command:
 
     python -m grace dataset folder --images photos --captions captions.csv --output DIR
@@ -14,28 +14,33 @@ stays, with the captions of all. The split is drawn by the seed from the sorted 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 
-from grace.config import Folder
 from grace.data.duplicates import first_of
 from grace.data.folder_captions import SIDECAR, read_captions
 from grace.data.images import Verdict, check_images
 from grace.data.listing import ENDINGS, image_files
 from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import write_dataset
-from grace.errors import GraceError
-from grace.files import check_output_folder, need, replacing_folder
+from grace.system.errors import GraceError
+from grace.system.files import check_output_folder, need, replacing_folder
+from grace.workflow.config import Folder
 
 LICENSE = "yours, or that of whoever took the photographs"
+WriteCaptions = Callable[[Path, list[str], Folder], dict[str, list[str]]]
 SPLIT_NAMES = ("test", "val", "train")
 
 
-def folder(*, output: Path, settings: Folder, name: str) -> None:
+def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCaptions | None = None) -> None:
     """Write the data set `name` from the folder of images that the settings name.
+
+    `write_captions` is asked for captions of images without any, if the settings name a captioner: given the folder, names of
+    files and the settings, it returns {file: captions} (`grace.captions.writers.write_captions`).
 
     Raises a `GraceError` for a folder without images, for captions that cannot be read, where captions are missing and
     nobody is named to write them, and where more than `max_skipped` of the images cannot be used; `output` then stays as
@@ -69,8 +74,10 @@ def folder(*, output: Path, settings: Folder, name: str) -> None:
     silent = [file for file in usable if file not in merged]
     model = ""
     if silent and settings.captioner:
-        from grace.data.captioning import write_captions
-
+        if write_captions is None:
+            raise GraceError(
+                f"dataset.folder.captioner is {settings.captioner!r}, but no function that writes captions is given"
+            )
         merged.update(write_captions(place, silent, settings))
         model = settings.captioner
     elif silent and not merged:

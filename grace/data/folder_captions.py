@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grace.config import Folder
 from grace.data.photo_names import PhotoNames
 from grace.data.text_tables import rows_of
 from grace.data.texts import check_whole, harmless, read_text
-from grace.errors import GraceError
-from grace.files import need
+from grace.system.errors import GraceError
+from grace.system.files import need
+from grace.workflow.config import Folder
 
 SIDECAR = "sidecar"
 TABLE = "table of captions"

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from grace.data.kinds import PNG, kind_of, without_metadata
 from grace.data.listing import RAW
 from grace.data.pixels import to_rgb
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2 * 89_478_485

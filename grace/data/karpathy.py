@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grace.config import Karpathy
+from grace.data.download.sources import sources_of
 from grace.data.duplicates import duplicate_summary
 from grace.data.images import check_images
 from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import SPLITS, write_dataset
 from grace.data.texts import check_whole, harmless
-from grace.download.sources import sources_of
-from grace.errors import GraceError, did_you_mean
-from grace.files import need, read_json, replacing_folder
+from grace.system.errors import GraceError, did_you_mean
+from grace.system.files import need, read_json, replacing_folder
+from grace.workflow.config import Karpathy
 
 LICENSE = "that of the source's images and captions; see where you got them"
 FOLD = 1000

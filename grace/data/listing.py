@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 READABLE = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),

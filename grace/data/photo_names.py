@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from grace.data.listing import READABLE
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 
 def looks(name: str) -> str:

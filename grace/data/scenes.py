@@ -16,10 +16,10 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from grace.config import Scenes
 from grace.data.scene_captions import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject, captions
 from grace.data.tables import write_dataset
-from grace.files import replacing_folder
+from grace.system.files import replacing_folder
+from grace.workflow.config import Scenes
 
 GRID = 3
 SUPERSAMPLING = 3

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from grace.errors import GraceError
-from grace.files import read_table, write_table
+from grace.system.errors import GraceError
+from grace.system.files import read_table, write_table
 
 SKIPPED_FILE = "skipped.parquet"
 COLUMNS = ["image_id", "file", "reason", "detail"]

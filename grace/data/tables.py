@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from grace.errors import GraceError, did_you_mean
-from grace.files import need, read_json, read_table, replacing, write_json, write_table
+from grace.system.errors import GraceError, did_you_mean
+from grace.system.files import need, read_json, read_table, replacing, write_json, write_table
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 IMAGE_COLUMNS = ["image_id", "split", "file", "source_split"]
@@ -87,7 +87,7 @@ def load_dataset(folder: Path | str) -> DatasetTables:
 def write_dataset(
     folder: Path | str, images: pd.DataFrame, captions: pd.DataFrame, summary: dict[str, Any]
 ) -> DatasetTables:
-    """Check the tables and write them all into `folder`, which exists (a folder of `grace.files.replacing_folder`).
+    """Check the tables and write them all into `folder`, which exists (a folder of `grace.system.files.replacing_folder`).
 
     `summary` has name, source, images_dir and license, and may have more keys; `counts` is added here. With images_dir
     "images" the image files must already stand in `folder/images`.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grace.data.texts import read_text
-from grace.errors import GraceError, did_you_mean
+from grace.system.errors import GraceError, did_you_mean
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHERS = ";\t|,"

@@ -9,8 +9,8 @@ import codecs
 import re
 from pathlib import Path
 
-from grace.errors import GraceError
-from grace.files import need
+from grace.system.errors import GraceError
+from grace.system.files import need
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029][\s\x00-\x1f\x7f-\x9f]*")

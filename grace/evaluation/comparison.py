@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grace.errors import GraceError
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.significance import cluster_sums, paired_p_values
+from grace.system.errors import GraceError
 
 KEY = "comparison"
 """Key of a row of metrics.json: the comparison of its system (all seeds) with the baseline."""

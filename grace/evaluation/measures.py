@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 MEASURES = ("R@1", "R@5", "R@10", "MRR@10")
 DEPTH = 10

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from grace.errors import GraceError
 from grace.evaluation.measures import MEASURES
+from grace.system.errors import GraceError
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import pandas as pd
 
-from grace.config import Evaluate
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
 from grace.evaluation.comparison import add_comparisons
 from grace.evaluation.measures import DEPTH, MEASURES, check_run, gold_images, per_query
 from grace.evaluation.rows import check_keys, check_row
 from grace.evaluation.significance import bootstrap_intervals, paired_p_values
-from grace.files import read_json, read_table, write_json, write_table
 from grace.retrieval.runs import read_qrels, read_run
+from grace.system.errors import GraceError
+from grace.system.files import read_json, read_table, write_json, write_table
+from grace.workflow.config import Evaluate
 
 SETTING = "transductive corpus, unseen queries"
 PER_QUERY = "per_query.parquet"

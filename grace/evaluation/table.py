@@ -17,7 +17,7 @@ from rich.table import Table
 from grace.evaluation.comparison import against_baseline, corrected_for, is_significant
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import read_rows
-from grace.schemes import SCHEMES
+from grace.workflow.schemes import SCHEMES
 
 ORDER = ("baseline", *SCHEMES)
 

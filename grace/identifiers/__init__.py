@@ -1,4 +1,4 @@
-"""Stage `identifiers`: gives every train and test image its identifier, by one of the schemes of `grace.schemes`.
+"""Stage `identifiers`: gives every train and test image its identifier, by one of the schemes of `grace.workflow.schemes`.
 
 Val images get one too where trainings are validated (`--val`).
 
@@ -9,7 +9,7 @@ Reads the data set, the tokenizer and, where the scheme needs them, image embedd
         --pseudo-queries DIR --output DIR
 
 A new scheme is one file `grace/identifiers/NAME.py` with a function `NAME(inputs) -> Assignment`, and one line in
-`grace/schemes.py`.
+`grace/workflow/schemes.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from grace.config import Identifiers
 from grace.data.tables import load_dataset
-from grace.errors import GraceError, did_you_mean
-from grace.files import replacing_folder, write_json, write_table
 from grace.identifiers.base import Assignment, Inputs, end_token_id, read_tokenizer
-from grace.schemes import SCHEMES
+from grace.system.errors import GraceError, did_you_mean
+from grace.system.files import replacing_folder, write_json, write_table
+from grace.workflow.config import Identifiers
+from grace.workflow.schemes import SCHEMES
 
 
 def scheme_function(scheme: str) -> Callable[[Inputs], Assignment]:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grace.config import Identifiers
 from grace.data.tables import DatasetTables
-from grace.errors import GraceError
-from grace.files import need, read_array, read_json, read_table
+from grace.system.errors import GraceError
+from grace.system.files import need, read_array, read_json, read_table
+from grace.workflow.config import Identifiers
 
 END_TOKEN = "<|endofchunk|>"
 TABLE_COLUMNS = ["image_id", "split", "tokens", "text"]

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from grace.data.tables import SPLITS
-from grace.errors import GraceError
 from grace.identifiers.base import end_token_id, flatten, identifier_text
-from grace.trie.tree import Trie
+from grace.identifiers.tree.tree import Trie
+from grace.system.errors import GraceError
 
 
 def check_identifiers(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from grace.errors import GraceError
 from grace.identifiers.base import Assignment, Inputs, identifier_tokens
+from grace.system.errors import GraceError
 
 
 def semantic(inputs: Inputs) -> Assignment:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from grace.identifiers.base import closed, flatten
-from grace.trie.tree import Trie
+from grace.identifiers.tree.tree import Trie
 
 
 def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], checks: list[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from grace.identifiers.base import Assignment, Inputs
-from grace.openmp import openmp_threads
+from grace.system.openmp import openmp_threads
 
 LARGE = 32_768
 """Images of a cluster above which k-means is run in mini-batches; residuals that a codebook learns from, about."""

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grace.config import Flamingo as FlamingoSettings
-from grace.errors import GraceError
 from grace.model.language_models import language_model
-from grace.model.torchvision_shim import import_torchvision
+from grace.system.errors import GraceError
+from grace.system.torchvision_shim import import_torchvision
+from grace.workflow.config import Flamingo as FlamingoSettings
 
 import_torchvision()
 

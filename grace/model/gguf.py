@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grace.errors import GraceError
-from grace.files import need
-from grace.model.torchvision_shim import import_torchvision
-from grace.packaged import need_package, packaged
+from grace.system.errors import GraceError
+from grace.system.files import need
+from grace.system.packaged import need_package, packaged
+from grace.system.torchvision_shim import import_torchvision
 
 PACKAGE = "package:"
 

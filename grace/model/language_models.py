@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from grace.config import Flamingo as FlamingoSettings
-from grace.config import ScratchLanguageModel
-from grace.errors import GraceError
-from grace.files import read_json
 from grace.model.gguf import gguf_file, read_config, read_tensors
-from grace.model.tokenizer import fetch as fetch_tokenizer
-from grace.model.vocabulary import cut_embeddings
+from grace.model.vocabulary import cut_embeddings, fetch_tokenizer
 from grace.model.weight_files import fetch, read_model_tensors
+from grace.system.errors import GraceError
+from grace.system.files import read_json
+from grace.workflow.config import Flamingo as FlamingoSettings
+from grace.workflow.config import ScratchLanguageModel
 
 
 def language_model(

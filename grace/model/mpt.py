@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import MptConfig, MptForCausalLM
 from transformers.models.mpt.modeling_mpt import MptAttention
 
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 MODEL_TYPES = ("mosaic_gpt", "mpt")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from grace.errors import GraceError
 from grace.model.weight_files import read_tensors
+from grace.system.errors import GraceError
 
 # A segment of our names, and how else a published file spells it.
 _HEADS = {"lang_encoder": ("lang_model",), "perceiver": ("vision_tokenizer",)}

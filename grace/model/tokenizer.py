@@ -11,14 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from grace.config import Flamingo
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
-from grace.files import replacing_folder
-from grace.model.gguf import gguf_file, read_tokenizer
-from grace.model.vocabulary import cut_tokenizer
-from grace.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_queries
-from grace.schemes import SCHEMES
+from grace.model.language_models import read_configuration
+from grace.model.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_queries
+from grace.model.vocabulary import cut_tokenizer, fetch_tokenizer
+from grace.system.files import replacing_folder
+from grace.workflow.config import Flamingo
+from grace.workflow.schemes import SCHEMES
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
 """What families of language models call the longest sequence that they read."""
@@ -30,7 +29,7 @@ def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     if settings.language_model == "scratch":
         made = train_bpe(tables.captions_of("train")["text"].tolist(), settings.scratch.vocabulary)
     else:
-        made = fetch(settings.pretrained.tokenizer or settings.pretrained.model)
+        made = fetch_tokenizer(settings.pretrained.tokenizer or settings.pretrained.model)
         if settings.pretrained.vocabulary:
             captions = tables.captions_of("train")["text"].tolist()
             made = cut_tokenizer(made, _seen(captions), settings.pretrained.vocabulary)
@@ -50,8 +49,6 @@ def _context(settings: Flamingo) -> int | None:
     """Longest sequence that the language model will read, tokens; None: its configuration does not say."""
     if settings.language_model == "scratch":
         return settings.scratch.max_length
-    from grace.model.language_models import read_configuration  # which needs this module
-
     config = read_configuration(settings.pretrained.model)
     return next((config[key] for key in CONTEXT_KEYS if config.get(key)), None)
 
@@ -81,22 +78,3 @@ def _seen(captions: list[str]) -> list[str]:
     prompts = [f"image {scheme} id caption:{caption}" for scheme in SCHEMES for caption in captions[:200]]
     numbers = [f" {number}" for number in range(100)] * 20
     return [*captions, *(f" {caption}" for caption in captions), *prompts, *numbers]
-
-
-def fetch(name: str) -> Any:
-    """A fast tokenizer by hub name, local folder or GGUF file."""
-    from transformers import AutoTokenizer
-
-    gguf = gguf_file(name)
-    if gguf is not None:
-        return read_tokenizer(gguf)
-    try:
-        found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise GraceError(
-            f"tokenizer {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            "give a local folder in flamingo.pretrained.tokenizer where no hub can be reached"
-        ) from None
-    if not found.is_fast:
-        raise GraceError(f"tokenizer {name!r} has no fast version (tokenizer.json); choose one that has")
-    return found

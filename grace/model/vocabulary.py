@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from grace.errors import GraceError
 from grace.identifiers.base import plain_tokens
+from grace.model.gguf import gguf_file, read_tokenizer
+from grace.system.errors import GraceError
 
 
 def cut_tokenizer(tokenizer: Any, texts: Iterable[str], most_common: int) -> Any:
@@ -94,3 +95,22 @@ def _alphabet() -> list[str]:
     from tokenizers.pre_tokenizers import ByteLevel
 
     return ByteLevel.alphabet()
+
+
+def fetch_tokenizer(name: str) -> Any:
+    """A fast tokenizer by hub name, local folder or GGUF file."""
+    from transformers import AutoTokenizer
+
+    gguf = gguf_file(name)
+    if gguf is not None:
+        return read_tokenizer(gguf)
+    try:
+        found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise GraceError(
+            f"tokenizer {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
+            "give a local folder in flamingo.pretrained.tokenizer where no hub can be reached"
+        ) from None
+    if not found.is_fast:
+        raise GraceError(f"tokenizer {name!r} has no fast version (tokenizer.json); choose one that has")
+    return found

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from grace.errors import GraceError
-from grace.files import need, read_json
+from grace.system.errors import GraceError
+from grace.system.files import need, read_json
 
 # The names under which transformers keeps the weights of a model, the best first.
 WHOLE = ("model.safetensors", "pytorch_model.bin")

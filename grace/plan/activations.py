@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace.config import Flamingo, Training
+from grace.model.batches import share_images
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.plan.tracker import LiveBytes
 from grace.training.engine import Learner, choose_trainable
 from grace.training.lora import add_adapters
 from grace.training.memory import checkpoint_activations
-from grace.training.samples import share_images
+from grace.workflow.config import Flamingo, Training
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from grace.config import Config, Flamingo, Tower, Training
 from grace.plan.published import LANGUAGE_MODELS
+from grace.workflow.config import Config, Flamingo, Tower, Training
 
 PROCESS = 3000  # MB of one process beside the model: Python, torch, the CUDA context, buffers
 LEAST = 4000  # MB of any job with a network: its data, and activations on a processor

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from grace.config import Config, Flamingo, Tower
 from grace.data.karpathy import parse_karpathy
-from grace.errors import GraceError
-from grace.files import read_json
 from grace.model.language_models import read_configuration
-from grace.model.torchvision_shim import import_torchvision
 from grace.plan.published import LANGUAGE_MODELS, NEOX_WORDS
+from grace.system.errors import GraceError
+from grace.system.files import read_json
+from grace.system.torchvision_shim import import_torchvision
+from grace.workflow.config import Config, Flamingo, Tower
 
 # Weights of the packaged backbone without its classifier (a test counts them).
 EFFICIENTNET_LITE0 = 4_631_000

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from grace.config import Config
+from grace.workflow.config import Config
 
 PROMPT = 7  # tokens of a retrieve sample beside caption and identifier: `caption:`, <image>, `id`, end
 # Captions of Flickr30k: 12.3 words on average, 78 in the longest (Karpathy's file); taken: 1.25 tokens a word.

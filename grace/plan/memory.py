@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grace.config import Training
 from grace.plan.activations import Counted
-from grace.plan.parameters import Parameters
+from grace.training.parameters import Parameters
+from grace.workflow.config import Training
 
 # DeepSpeed's defaults, elements: https://www.deepspeed.ai/docs/config-json/#zero-optimizations-for-fp16-training
 BUCKET = 500_000_000  # reduce_bucket_size: gradients are put together in a buffer of so many before they are sent

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from grace.training.samples import PAD_IMAGE, Batch
+from grace.model.batches import PAD_IMAGE, Batch
 
 
 class Words:

@@ -10,8 +10,6 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace.config import Config, Training
-from grace.errors import GraceError
 from grace.plan.activations import Counted, count, fake_learner
 from grace.plan.disk import disk
 from grace.plan.flops import computed_flops, forward_flops, step_flops
@@ -19,9 +17,11 @@ from grace.plan.host import host_memory
 from grace.plan.known import images, language_model_config, tower_shape, words
 from grace.plan.lengths import Lengths, lengths
 from grace.plan.memory import Memory, memory
-from grace.plan.parameters import Parameters, count_parameters
 from grace.plan.shapes import Shape
+from grace.system.errors import GraceError
 from grace.training.deepspeed_engine import effective_stage
+from grace.training.parameters import Parameters, count_parameters
+from grace.workflow.config import Config, Training
 
 GIB = 2**30
 # (ZeRO stage, optimizer on the host)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from grace.provenance import versions
+from grace.records.provenance import versions
 from grace.report.inputs import System
 
 STAGES = (

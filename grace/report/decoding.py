@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from grace.errors import GraceError
-from grace.files import read_json
+from grace.system.errors import GraceError
+from grace.system.files import read_json
 
 FORMAT = "grace-decoding-benchmark-1"
 FILE = "decoding_benchmark.json"

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grace.config import Config
 from grace.data.tables import DatasetTables, load_dataset
-from grace.errors import GraceError
 from grace.evaluation.measures import gold_images, gold_ranks
 from grace.evaluation.stage import read_rows
 from grace.evaluation.table import label, row_order
-from grace.files import read_array, read_json, read_table
 from grace.report.jobs import Job, read_jobs
 from grace.retrieval.runs import read_qrels, read_run
+from grace.system.errors import GraceError
+from grace.system.files import read_array, read_json, read_table
+from grace.workflow.config import Config
 
 BASELINE = "baseline"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from grace.sidecars.sidecar import find_sidecar, is_set_aside, is_sidecar, output_of, read_sidecar, resolved
+from grace.records.sidecars.sidecar import find_sidecar, is_set_aside, is_sidecar, output_of, read_sidecar, resolved
 
 
 @dataclass(frozen=True)

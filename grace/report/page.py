@@ -18,13 +18,10 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from grace.config import Report, load
-from grace.errors import GraceError
 from grace.evaluation.comparison import corrected_for
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import RESAMPLES
 from grace.evaluation.table import chance_level
-from grace.files import replacing
 from grace.report import costs, decoding, tables
 from grace.report.data_card import data_card, word_counts
 from grace.report.decoding_figure import decoding_figure
@@ -32,6 +29,9 @@ from grace.report.figures import curves_figure, lengths_figure, recall_figure, w
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
 from grace.report.workflow import workflow_figure
+from grace.system.errors import GraceError
+from grace.system.files import replacing
+from grace.workflow.config import Report, load
 
 TEMPLATE = "template.html"
 

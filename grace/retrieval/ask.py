@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from grace.config import Retrieve, parse
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
-from grace.files import need, read_json, replacing
-from grace.printable import printable
 from grace.retrieval.contact_sheet import Found, check_size, contact_sheet, image_format
 from grace.retrieval.searcher import open_searcher
+from grace.system.errors import GraceError
+from grace.system.files import need, read_json, replacing
+from grace.system.printable import printable
+from grace.workflow.config import Retrieve, parse
 
 DEPTHS = ("model", "seed*/model", "*/seed*/model", "*/*/seed*/model")
 """Where a model folder lies below a system's folder, a scheme's, a data set's and that of all results."""

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from grace.config import Retrieve
 from grace.identifiers.base import IdentifierTables, flatten
+from grace.identifiers.tree import Trie
+from grace.identifiers.tree.names import Names
 from grace.model.atomic_head import AtomicHead
 from grace.retrieval.generative import batches_of_one_length
 from grace.retrieval.hypotheses import MINUS
 from grace.retrieval.ties import certified_ranks, in_order, tie_groups
-from grace.trie import Trie
-from grace.trie.names import Names
+from grace.workflow.config import Retrieve
 
 # Scores held at a time by default, 64 MB: galleries of millions are walked in chunks of classes.
 SCORES_AT_ONCE = 2**24

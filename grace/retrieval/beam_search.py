@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from grace.identifiers.tree import Trie
 from grace.retrieval.fan_out import room_for, score_leaves
 from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, empty_pool, roots
 from grace.retrieval.ties import apart, first_of
-from grace.trie import Trie
 
 
 @torch.inference_mode()

@@ -17,11 +17,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from grace.identifiers.tree import Trie
 from grace.retrieval.beam_search import descend, expand, finish, read_prompts
 from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, branch
 from grace.retrieval.prefixes import ReadPrefixes
 from grace.retrieval.ties import apart
-from grace.trie import Trie
 
 WIDER_AFTER = 8
 """Rounds after which a round reads twice as many prefixes: a model that tells little apart needs thousands."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from grace.data.images import read_image
-from grace.errors import GraceError
-from grace.printable import printable
+from grace.system.errors import GraceError
+from grace.system.printable import printable
 
 ACROSS = 10
 """Thumbnails in a line."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from grace.identifiers.tree import Trie
 from grace.retrieval.hypotheses import MINUS, Beams, log_normaliser
-from grace.trie import Trie
 
 
 def room_for(trie: Trie, beam: Beams, depth: int, most: int) -> int:

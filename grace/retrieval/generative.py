@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from grace.config import Retrieve
-from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables
 from grace.identifiers.owners import Owners
+from grace.identifiers.tree import Trie
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.hypotheses import Hypotheses, Rule
 from grace.retrieval.ties import certified_ranks, ranked
-from grace.trie import Trie
+from grace.system.errors import GraceError
+from grace.workflow.config import Retrieve
 
 
 def generative_search(

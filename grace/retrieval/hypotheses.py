@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 MINUS = float("-inf")
 

@@ -12,11 +12,10 @@ import pandas as pd
 import torch
 
 from grace.data.tables import DatasetTables
-from grace.embeddings import Embeddings
 from grace.identifiers.base import IdentifierTables
-from grace.prompts import Prompts
-from grace.training.objectives import media_of
-from grace.training.samples import Samples, collate
+from grace.model.batches import Samples, collate, media_of
+from grace.model.prompts import Prompts
+from grace.towers.embeddings import Embeddings
 
 
 @torch.inference_mode()

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from grace.errors import GraceError
-from grace.files import need, replacing
+from grace.system.errors import GraceError
+from grace.system.files import need, replacing
 
 RUN_FORM = "query_id Q0 doc_id rank score tag"
 QRELS_FORM = "query_id 0 doc_id relevance"

@@ -11,18 +11,19 @@ from typing import Any
 
 import torch
 
-from grace.config import Retrieve
 from grace.data.tables import DatasetTables
-from grace.embeddings import Embeddings, load_embeddings
-from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables, load_identifiers
+from grace.identifiers.tree import Trie
+from grace.identifiers.tree.file import open_trie
+from grace.identifiers.tree.stage import tree_of
+from grace.model.batches import PAD_IMAGE
 from grace.model.checkpoints import load_model
-from grace.prompts import Prompts, check_queries
+from grace.model.prompts import Prompts, check_queries
 from grace.retrieval.atomic import atomic_search
 from grace.retrieval.generative import generative_search
-from grace.training.samples import PAD_IMAGE
-from grace.trie import Trie
-from grace.trie.stage import tree_of
+from grace.system.errors import GraceError
+from grace.towers.embeddings import Embeddings, load_embeddings
+from grace.workflow.config import Retrieve
 
 Answers = dict[str, list[tuple[str, float]]]
 """Query id to images, best first, with their scores: log-probabilities, nats."""
@@ -75,7 +76,7 @@ def open_searcher(
             f"data set {tables.folder} was made again since the model was trained: it has no image {min(gone)} any more; "
             "run snakemake again"
         )
-    tree = Trie.open(trie)
+    tree = open_trie(trie)
     tree.check(assigned)
     vectors = load_embeddings(embeddings, len(tables.images))
     return Searcher(flamingo, words, config, assigned, tree, vectors)

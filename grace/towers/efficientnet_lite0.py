@@ -24,15 +24,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from grace.config import EfficientNetLite0, Tower, parse
 from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
-from grace.errors import GraceError
-from grace.files import check_output_folder, read_array, read_json, replacing_folder, write_json
-from grace.model.checkpoints import load_weights, save_weights, unique_tensors
+from grace.system.errors import GraceError
+from grace.system.files import check_output_folder, read_array, read_json, replacing_folder, write_json
+from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.towers import backbones
 from grace.towers.feature_cache import FeatureCache
 from grace.towers.heads import Heads, train_heads
+from grace.workflow.config import EfficientNetLite0, Tower, parse
 
 IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 1024  # between two states of the features
 

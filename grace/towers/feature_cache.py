@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from grace.errors import GraceError
-from grace.files import read_array, read_json, write_json
+from grace.system.errors import GraceError
+from grace.system.files import read_array, read_json, write_json
 
 
 class FeatureCache:

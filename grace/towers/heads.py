@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from grace.config import EfficientNetLite0
+from grace.workflow.config import EfficientNetLite0
 
 
 class Heads(nn.Module):

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
-from grace.config import ScratchTower, Tower, parse
 from grace.data.images import read_images
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
-from grace.files import read_json, replacing_folder, write_json
-from grace.model.checkpoints import load_weights, save_weights, unique_tensors
+from grace.system.errors import GraceError
+from grace.system.files import read_json, replacing_folder, write_json
+from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.towers.dual_encoder import DualEncoder
+from grace.workflow.config import ScratchTower, Tower, parse
 
 PAD, UNKNOWN = 0, 1
 LONGEST_TEXT = 256

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from grace.config import Training
-from grace.schemes import SCHEMES
+from grace.workflow.config import Training
+from grace.workflow.schemes import SCHEMES
 
 SETTING = "transductive corpus, unseen queries"
 # What the models' own pages say; a user's own folder or another name has no line here.

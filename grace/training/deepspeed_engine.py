@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grace.config import Training
-from grace.model.checkpoints import unique_tensors
+from grace.system.weights import unique_tensors
 from grace.training.lora import merged
 from grace.training.master_weights import head_values, set_head_values
+from grace.workflow.config import Training
 
 
 def rank() -> int:

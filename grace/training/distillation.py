@@ -31,13 +31,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grace.data.tables import DatasetTables
-from grace.embeddings import Embeddings
-from grace.errors import GraceError
 from grace.identifiers.base import IdentifierTables
-from grace.model.checkpoints import weights_digest
-from grace.prompts import Prompts
+from grace.model.batches import Batch
+from grace.model.prompts import Prompts
+from grace.system.errors import GraceError
+from grace.system.weights import weights_digest
+from grace.towers.embeddings import Embeddings
 from grace.training.pools import Pool
-from grace.training.samples import Batch
 
 NEAREST = 100
 """Gallery images of a caption that count; the softmax leaves the others next to nothing."""
@@ -156,7 +156,7 @@ def teach(
 
 def _encoded(encoder: Any, texts: list[str]) -> np.ndarray:
     """Embeddings float32 [texts, D], of length 1, in one array that is filled part by part."""
-    from grace.baselines.dual_encoder import encode_captions
+    from grace.towers.text_side import encode_captions
 
     out = np.empty((0, 0), dtype=np.float32)
     for start in range(0, len(texts), ENCODED):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from grace.config import Training
-from grace.embeddings import Embeddings
-from grace.errors import GraceError, Interrupted
+from grace.model.batches import Batch, collate, media_of, share_images
+from grace.system.errors import GraceError, Interrupted
+from grace.towers.embeddings import Embeddings
 from grace.training.deepspeed_engine import (
     gathered_tensors,
     hollow,
@@ -33,14 +33,15 @@ from grace.training.distillation import Teacher
 from grace.training.lora import adapters, add_adapters
 from grace.training.master_weights import refresh_head
 from grace.training.memory import checkpoint_activations
-from grace.training.objectives import OBJECTIVES, media_of
+from grace.training.objectives import OBJECTIVES
 from grace.training.pools import Pool
 from grace.training.resume import resume, save, told_where
-from grace.training.samples import Batch, Sampler, collate, share_images
+from grace.training.sampler import Sampler
 from grace.training.signals import Termination
 from grace.training.space import check_training_fits
 from grace.training.state import TrainingState
 from grace.training.validation import Validation, Validations
+from grace.workflow.config import Training
 
 
 class Learner(nn.Module):

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grace.embeddings import Embeddings
-from grace.training.objectives import media_of
+from grace.model.batches import Samples, collate, media_of
+from grace.towers.embeddings import Embeddings
 from grace.training.pools import Pool
-from grace.training.samples import Samples, collate
 
 BATCH = 100
 RIDGE = 0.1  # of the mean square of a hidden state's entry

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from grace.cancelled import mark_cancelled, refuse_if_cancelled
-from grace.errors import GraceError
-from grace.gpus import take_gpus
+from grace.system.cancelled import mark_cancelled, refuse_if_cancelled
+from grace.system.errors import GraceError
+from grace.workflow.gpus import take_gpus
 
 
 def main(arguments: list[str] | None = None) -> int:

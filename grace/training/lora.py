@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from grace.config.training import Lora
-from grace.errors import GraceError, did_you_mean
+from grace.system.errors import GraceError, did_you_mean
+from grace.workflow.config.training import Lora
 
 ADAPTER = "default"  # peft's name of the only adapter of a layer
 BASE = ".base_layer"  # peft's name of the frozen layer inside

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grace.config import Training
+from grace.workflow.config import Training
 
 
 def head_values(learner: nn.Module, training: Training) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Training objectives: one function an objective, one line in `OBJECTIVES`.
 
-A scheme names its objective in `grace.schemes`. An objective maps (model, batch) to (sum of losses in nats, number of
+A scheme names its objective in `grace.workflow.schemes`. An objective maps (model, batch) to (sum of losses in nats, number of
 terms). `generate` stands on the word `id`, the identifier tokens and the end token only; `caption` on the whole caption;
 `classify` is a softmax over all images. `media` are the batch's resampled images if they are at hand, `chunk` is the most
 positions whose logits exist at a time (0: all), `teacher` the tower, where its answers are learned too.
@@ -13,17 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from grace.model.batches import Batch, media_of
 from grace.training.distillation import Teacher
 from grace.training.losses import cross_entropy_sum
-from grace.training.samples import Batch
-
-
-def media_of(model, batch: Batch, resampled: Tensor | None = None) -> Tensor:
-    """Resampled images, one a sequence, [B, 1, N, C]; each different image of the batch (the pad image) is resampled once.
-
-    index_select, because the backward pass of plain indexing adds up in the order in which threads come.
-    """
-    return (model.resample(batch.visual) if resampled is None else resampled).index_select(0, batch.image_of)
 
 
 def generation_loss(

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from grace.config import Training
 from grace.data.tables import DatasetTables
-from grace.errors import GraceError
-from grace.files import read_table
 from grace.identifiers.base import IdentifierTables
-from grace.prompts import Prompts, check_lengths
-from grace.training.samples import PAD_IMAGE, Samples
+from grace.model.batches import PAD_IMAGE, Samples
+from grace.model.prompts import Prompts, check_lengths
+from grace.system.errors import GraceError
+from grace.system.files import read_table
+from grace.workflow.config import Training
 
 
 @dataclass(frozen=True)

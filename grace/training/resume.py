@@ -17,9 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from grace.config import Training
-from grace.errors import GraceError
-from grace.files import read_json, write_json
+from grace.system.errors import GraceError
+from grace.system.files import read_json, write_json
 from grace.training.deepspeed_engine import (
     effective_stage,
     is_first_process,
@@ -29,6 +28,7 @@ from grace.training.deepspeed_engine import (
 )
 from grace.training.safe_state import loading_tensors_only, write_stages_as_numbers
 from grace.training.state import TrainingState
+from grace.workflow.config import Training
 
 ABOUT = "about.json"  # in every state: its step and what it was saved under
 

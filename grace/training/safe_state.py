@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 
 def write_stages_as_numbers() -> None:

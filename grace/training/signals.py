@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from grace.cancelled import mark_cancelled
+from grace.system.cancelled import mark_cancelled
 from grace.training.deepspeed_engine import over_all
 
 

@@ -1,6 +1,6 @@
 """Whether a training fits on the disk, before its first step: its resumable states, the models it keeps, and the model it writes.
 
-The bytes are those of `python -m grace plan` (`grace.plan.disk`), counted on the model itself.
+`python -m grace plan` states the same bytes without a model.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
-from grace.config import Training
-from grace.files import check_space
-from grace.plan.disk import model_file, standing_states, state, training_in_progress
-from grace.plan.parameters import count_parameters
+from grace.system.files import check_space
+from grace.training.parameters import Parameters, count_parameters
+from grace.workflow.config import Training
 
 BESIDE_NUMBERS = 0.02
 """Share of a state's size that its files hold beside the numbers, at most: names, shapes, the optimizer's settings."""
@@ -37,6 +36,40 @@ def check_training_fits(learner: nn.Module, training: Training, folder: Path, ou
         check_space(beside, model, "the model of the training")
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     check_space(folder, max(0, round(needed * (1 + BESIDE_NUMBERS)) - held), f"the training ({places})")
+
+
+def training_in_progress(parameters: Parameters, training: Training) -> int:
+    """Most bytes in the folder of a training's state: resumable states, and with validation the models that are kept."""
+    states = standing_states(training) * state(parameters, training)
+    # The best model so far, and the best at the newest state, from which a training that is broken off goes on.
+    return states + (2 * model_file(parameters, training) if training.validate_every else 0)
+
+
+def standing_states(training: Training) -> int:
+    """Most resumable states at a time: a new one is written before an old one is deleted, and one when it is broken off."""
+    saves = (training.steps - 1) // training.save_every
+    return min(training.keep_states, saves) + 1
+
+
+def model_file(parameters: Parameters, training: Training) -> int:
+    """Bytes of model.safetensors: every parameter in the precision of training, the atomic head in fp32."""
+    width = _width(training)
+    return width * parameters.in_training + (4 - width) * parameters.atomic_head
+
+
+def state(parameters: Parameters, training: Training) -> int:
+    """Bytes of one resumable state over all processes: weights, fp32 master weights under ZeRO, and moments.
+
+    Under ZeRO 3 trained weights are in it as master weights alone.
+    """
+    width, zero = _width(training), training.zero_stage > 0 or training.precision == "bf16"
+    stored = parameters.in_training - (parameters.trained if training.zero_stage == 3 else 0)
+    weights = width * stored + (4 - width) * parameters.atomic_head
+    return weights + (12 if zero else 8) * parameters.trained
+
+
+def _width(training: Training) -> int:
+    return 2 if training.precision == "bf16" else 4
 
 
 def _existing(path: Path) -> Path:

@@ -16,21 +16,19 @@ from typing import Any
 
 import torch
 
-from grace.config import Atomic, Training
-from grace.config import Flamingo as FlamingoSettings
 from grace.data.tables import DatasetTables, load_dataset
-from grace.embeddings import load_embeddings
-from grace.errors import GraceError, did_you_mean
-from grace.files import check_output_folder, need, read_json, replacing_folder
 from grace.identifiers.base import load_identifiers, read_tokenizer
 from grace.model.atomic_head import AtomicHead
-from grace.model.checkpoints import load_weights, read_config, save_model
+from grace.model.checkpoints import read_config, save_model
 from grace.model.flamingo import GraceFlamingo, add_tokens, build
 from grace.model.language_models import describe, local_files
+from grace.model.prompts import Prompts, check_queries
 from grace.model.published import load_flamingo
-from grace.prompts import Prompts, check_queries
-from grace.provenance import provenance
-from grace.schemes import SCHEMES
+from grace.records.provenance import provenance
+from grace.system.errors import GraceError, did_you_mean
+from grace.system.files import check_output_folder, need, read_json, replacing_folder
+from grace.system.weights import load_weights
+from grace.towers.embeddings import load_embeddings
 from grace.training.card import model_card
 from grace.training.deepspeed_engine import is_first_process, world_size
 from grace.training.distillation import teach
@@ -40,6 +38,9 @@ from grace.training.pools import scheme_pools
 from grace.training.resume import told_where
 from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, TrainingState, state_key
 from grace.training.validation import Validations, validation
+from grace.workflow.config import Atomic, Training
+from grace.workflow.config import Flamingo as FlamingoSettings
+from grace.workflow.schemes import SCHEMES
 
 
 def train(

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grace.errors import GraceError
-from grace.files import need, read_json, replacing, write_json
-from grace.sidecars.sidecar import file_digest
-from grace.stages import STAGES
+from grace.records.sidecars.sidecar import file_digest
+from grace.system.errors import GraceError
+from grace.system.files import need, read_json, replacing, write_json
+from grace.workflow.stages import STAGES
 
 # Keys of `train` under which a state stays good: what is logged and kept, and how it goes on.
 SAYS_NOTHING_OF_THE_RESULT = ("log_every", "save_every", "keep_states", "resume", "zero_stage", "optimizer_offload")

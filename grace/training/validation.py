@@ -20,21 +20,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from grace.config import Retrieve, Training
 from grace.data.tables import DatasetTables
-from grace.embeddings import Embeddings
-from grace.errors import GraceError
-from grace.files import replacing
 from grace.identifiers.base import IdentifierTables
-from grace.model.checkpoints import save_weights
-from grace.prompts import Prompts, check_lengths
+from grace.identifiers.tree import Trie
+from grace.identifiers.tree.stage import tree_of
+from grace.model.batches import PAD_IMAGE
+from grace.model.prompts import Prompts, check_lengths
 from grace.retrieval.atomic import atomic_search
 from grace.retrieval.generative import generative_search
+from grace.system.errors import GraceError
+from grace.system.files import replacing
+from grace.system.weights import save_weights
+from grace.towers.embeddings import Embeddings
 from grace.training.deepspeed_engine import is_first_process, over_all, rank, world_size
-from grace.training.samples import PAD_IMAGE
 from grace.training.state import TrainingState
-from grace.trie import Trie
-from grace.trie.stage import tree_of
+from grace.workflow.config import Retrieve, Training
 
 SEARCH = Retrieve()  # ten beams, ten images: what the measures look at
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grace.config import Training
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
 from grace.training.engine import Batches, Learner, choose_trainable
-from grace.training.samples import Sampler
+from grace.training.sampler import Sampler
+from grace.workflow.config import Training
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_zero import launch, losses

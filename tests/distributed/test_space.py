@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from grace.plan import disk
-from grace.plan.parameters import count_parameters
+from grace.training import space
 from grace.training.engine import Learner, choose_trainable
 from grace.training.lora import add_adapters
+from grace.training.parameters import count_parameters
 from grace.training.space import BESIDE_NUMBERS
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,7 +49,7 @@ def test_a_state_is_as_large_as_was_computed(world, tmp_path) -> None:
         if "lora" in settings.trainable:
             add_adapters(learner.flamingo, settings.lora, 0)
         choose_trainable(learner.flamingo, settings)
-        computed = disk.state(count_parameters(learner, 0), settings)
+        computed = space.state(count_parameters(learner, 0), settings)
         state = tmp_path / f"{job['name']}_state" / "step2"
         written = sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
         assert computed <= written < computed * (1 + BESIDE_NUMBERS), job["name"]

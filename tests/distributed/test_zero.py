@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grace.config import Training
-from grace.errors import GraceError
-from grace.model.checkpoints import load_weights, unique_tensors
+from grace.system.errors import GraceError
+from grace.system.weights import load_weights, unique_tensors
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
 from grace.training.engine import Batches, Learner, choose_trainable
 from grace.training.lora import add_adapters
 from grace.training.resume import load_weights_of
-from grace.training.samples import Sampler
+from grace.training.sampler import Sampler
 from grace.training.state import TrainingState
+from grace.workflow.config import Training
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worker import PAD, embeddings, model, pools, taught, training

@@ -21,22 +21,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from grace.config import Flamingo, ScratchLanguageModel, Training
-from grace.embeddings import Embeddings
-from grace.errors import GraceError, Interrupted
 from grace.identifiers.base import IdentifierTables
+from grace.identifiers.tree.stage import tree_of
 from grace.model.atomic_head import AtomicHead
-from grace.model.checkpoints import save_weights
+from grace.model.batches import PAD_IMAGE, Samples
 from grace.model.flamingo import build
+from grace.system.errors import GraceError, Interrupted
+from grace.system.weights import save_weights
+from grace.towers.embeddings import Embeddings
 from grace.training import engine
 from grace.training.deepspeed_engine import is_first_process, rank, wait_for_all
 from grace.training.distillation import NONE, Gallery, Teacher
 from grace.training.engine import train_model
 from grace.training.pools import Pool
-from grace.training.samples import PAD_IMAGE, Samples
 from grace.training.state import TrainingState
 from grace.training.validation import Validation
-from grace.trie.stage import tree_of
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 VOCABULARY, IMAGE, END, PAD = 120, 117, 118, 119
 

@@ -40,7 +40,7 @@ FAKE_GPUS = """
 import importlib.abc, importlib.util, os, sys
 class Hook(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "grace.gpus":
+        if name != "grace.workflow.gpus":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -148,9 +148,9 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 def _write_pseudo_queries(folder: Path) -> None:
     """A caption of each test image of config/tiny.yaml stands for what a captioner would write."""
-    from grace.config import Scenes
     from grace.data.scenes import scenes
     from grace.data.tables import load_dataset
+    from grace.workflow.config import Scenes
 
     scenes(output=folder / "drawn", settings=Scenes(train_images=60, val_images=10, test_images=30))
     names = load_dataset(folder / "drawn").gallery["image_id"]

@@ -93,9 +93,9 @@ def tiny(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def make(tiny: dict[str, Path], tokenizer_folder: Path, tmp_path: Path):
     """A function that runs the stage identifiers on the tiny data set and reads its output."""
-    from grace.config import Identifiers
     from grace.identifiers import identifiers
     from grace.identifiers.base import load_identifiers
+    from grace.workflow.config import Identifiers
 
     def run(scheme: str, seed: int = 0, settings: Identifiers | None = None, name: str = "ids", **other):
         identifiers(

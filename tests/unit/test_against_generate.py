@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from grace.config import Flamingo, Retrieve, ScratchLanguageModel
 from grace.identifiers.base import read_tokenizer
+from grace.identifiers.tree import Trie
 from grace.model.flamingo import GraceFlamingo, build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.hypotheses import FULL, Rule
-from grace.trie import Trie
+from grace.workflow.config import Flamingo, Retrieve, ScratchLanguageModel
 
 BEAMS, QUERIES, MODELS = 10, 6, 12
 Answers = list[tuple[tuple[int, ...], float]]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from grace.download.archives import Bounds, unpack_file, unpack_folder
-from grace.errors import GraceError
+from grace.data.download.archives import Bounds, unpack_file, unpack_folder
+from grace.system.errors import GraceError
 
 WIDE = Bounds(files=10, size=100_000)
 

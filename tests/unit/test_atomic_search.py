@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace.config import Retrieve
 from grace.identifiers.base import IdentifierTables
+from grace.identifiers.tree import Trie
 from grace.model.atomic_head import AtomicHead
 from grace.retrieval.atomic import BLOCK, ClassRanking, _top, atomic_search
-from grace.trie import Trie
+from grace.workflow.config import Retrieve
 
 
 @pytest.mark.parametrize(("classes", "gallery"), [(500, 200), (500, 500), (7, 3), (40, 1)])

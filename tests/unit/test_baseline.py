@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from grace.baselines import baseline
-from grace.baselines.dual_encoder import search
-from grace.config import Evaluate, Retrieve
 from grace.data.tables import write_dataset
-from grace.errors import GraceError
 from grace.evaluation import evaluate
+from grace.evaluation.baselines import baseline
+from grace.evaluation.baselines.dual_encoder import search
 from grace.retrieval.runs import read_run
+from grace.system.errors import GraceError
+from grace.workflow.config import Evaluate, Retrieve
 
 
 def unit(rng, *shape):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from grace import cancelled
-from grace.cancelled import FOLDER, forget_cancelled, mark_cancelled, refuse_if_cancelled
-from grace.ending import _watch
-from grace.errors import GraceError
+from grace.system import cancelled
+from grace.system.cancelled import FOLDER, forget_cancelled, mark_cancelled, refuse_if_cancelled
+from grace.system.ending import _watch
+from grace.system.errors import GraceError
 from grace.training import launch
 from grace.training.signals import Termination
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from grace.config import Captioner, Flamingo, Folder, ScratchLanguageModel, ScratchTower, Tower
-from grace.config import Scenes as ScenesSettings
-from grace.data.captioning import write_captions
-from grace.errors import GraceError
+from grace.captions.writers import write_captions
+from grace.system.errors import GraceError
+from grace.workflow.config import Captioner, Flamingo, Folder, ScratchLanguageModel, ScratchTower, Tower
+from grace.workflow.config import Scenes as ScenesSettings
 from tests.unit.photos import picture
 
 WORDS = ["a", "cat", "dog", "on", "the", "mat", "red", "blue", "house", "two"]
@@ -24,7 +24,7 @@ def photos(tmp_path):
 @pytest.fixture
 def blip(tmp_path):
     """A BLIP with random weights and twelve words."""
-    from grace.model.torchvision_shim import import_torchvision
+    from grace.system.torchvision_shim import import_torchvision
 
     import_torchvision()
     import torch
@@ -73,11 +73,11 @@ def test_a_model_that_is_none(photos, tmp_path, monkeypatch):
 
 
 def test_a_captioner_of_this_project(photos, tmp_path):
-    from grace.captioner import captioner
     from grace.data.scenes import scenes
-    from grace.embeddings import encode
     from grace.model.tokenizer import tokenizer
     from grace.towers import tower
+    from grace.towers.embeddings import encode
+    from grace.training.captioner import captioner
 
     made = {name: tmp_path / "results" / name for name in ("dataset", "tokenizer", "tower", "embeddings", "captioner")}
     small = Tower(scratch=ScratchTower(image_size=48, patch_size=24, width=16, layers=1, heads=2, text_width=16, text_layers=1,

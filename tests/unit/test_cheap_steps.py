@@ -15,20 +15,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.training.naive import naive_loss
-from grace.config import Flamingo, ScratchLanguageModel, ScratchTower, Training
-from grace.embeddings import Embeddings, load_embeddings
 from grace.identifiers.base import read_tokenizer
+from grace.model.batches import PAD_IMAGE, Samples, collate
 from grace.model.flamingo import build
+from grace.model.prompts import Prompts
 from grace.plan.tracker import LiveBytes
-from grace.prompts import Prompts
 from grace.towers.dual_encoder import DualEncoder
+from grace.towers.embeddings import Embeddings, load_embeddings
 from grace.towers.scratch import ScratchDualEncoder
 from grace.training.engine import Batches, Learner, choose_trainable
 from grace.training.losses import cross_entropy_sum
 from grace.training.memory import checkpoint_activations
 from grace.training.objectives import generation_loss
 from grace.training.pools import Pool
-from grace.training.samples import PAD_IMAGE, WINDOW, Sampler, Samples, collate
+from grace.training.sampler import WINDOW, Sampler
+from grace.workflow.config import Flamingo, ScratchLanguageModel, ScratchTower, Training
 
 TEXTS = ("two dogs", "a man riding a horse outside a barn", "rain", "people sit beside the wide river")
 KINDS = ("opt", "llama", "mpt")
@@ -210,7 +211,7 @@ def test_activation_checkpointing_saves_memory_and_changes_nothing(tokenizer, ar
 
 MASTER = """
 import torch
-from grace.config import Flamingo, Training
+from grace.workflow.config import Flamingo, Training
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.training.deepspeed_engine import make_engine

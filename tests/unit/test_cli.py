@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grace.cli import app
-from grace.stages import STAGES
+from grace.workflow.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grace.errors import GraceError
 from grace.evaluation.comparison import KEY, add_comparisons, against_baseline, corrected_for, holm
 from grace.evaluation.measures import MEASURES
+from grace.system.errors import GraceError
 
 IMAGES, CAPTIONS = 60, 3
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from grace.config import Config, Report, Training, load, parse, parse_settings
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Config, Report, Training, load, parse, parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))

@@ -7,11 +7,11 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from grace.config import Config, parse
-from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
 from grace.model.flamingo import build
+from grace.system.errors import GraceError
 from grace.towers.dual_encoder import DualEncoder
+from grace.workflow.config import Config, parse
 
 SIZE = st.integers(1, 48)
 LANGUAGE = st.fixed_dictionaries({

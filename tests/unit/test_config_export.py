@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from grace.config import Config, parse
-from grace.config_export import commented_defaults, drifted, made_files, value_of, write_all
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Config, parse
+from grace.workflow.config.export import commented_defaults, drifted, made_files, value_of, write_all
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grace.config import Config, parse
-from grace.config.paths import check_paths, read_by
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Config, parse
+from grace.workflow.config.paths import check_paths, read_by
 
 WITH = {
     "dataset.karpathy.json_file": {"dataset": {"source": "karpathy", "karpathy": {"json_file": "{}", "images": "."}}},

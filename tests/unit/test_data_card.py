@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from grace.config import Report
 from grace.data.skipped import skipped_table, write_skipped
-from grace.files import write_json
 from grace.report import duplicates, report
 from grace.report.data_card import split_rows, word_counts
 from grace.report.duplicates import nearest, same_captions
 from grace.report.gallery import data_uri
 from grace.report.inputs import load_dataset
+from grace.system.files import write_json
+from grace.workflow.config import Report
 from tests.unit.conftest import make_dataset
 from tests.unit.photos import picture
 from tests.unit.test_report import HOSTILE, IMAGES, Page, make_results

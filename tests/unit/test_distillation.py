@@ -14,21 +14,21 @@ import torch
 from torch.nn import functional as F
 
 import grace.towers
-from grace.config import Atomic, Flamingo, ScratchLanguageModel, Training
 from grace.data.tables import load_dataset
-from grace.embeddings import Embeddings
-from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
-from grace.model.checkpoints import weights_digest
+from grace.model.batches import PAD_IMAGE, Samples, collate
 from grace.model.flamingo import add_tokens, build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
+from grace.system.errors import GraceError
+from grace.system.weights import weights_digest
+from grace.towers.embeddings import Embeddings
 from grace.training import distillation
 from grace.training.distillation import NONE, Gallery, Teacher, teach
 from grace.training.objectives import classification_loss, generation_loss
 from grace.training.pools import scheme_pools
-from grace.training.samples import PAD_IMAGE, Samples, collate
 from grace.training.stage import train
+from grace.workflow.config import Atomic, Flamingo, ScratchLanguageModel, Training
 
 NEW = 12
 TEMPERATURE = 0.2

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from grace.download import download, transfer
-from grace.download.sources import COLUMNS, read_sources, sources_of
-from grace.download.transfer import Patience, fetch
-from grace.errors import GraceError
+from grace.data.download import download, transfer
+from grace.data.download.sources import COLUMNS, read_sources, sources_of
+from grace.data.download.transfer import Patience, fetch
+from grace.system.errors import GraceError
 
 PHOTOS = {f"photo{number}.jpg": bytes([number]) * (3000 + number) for number in range(6)}
 

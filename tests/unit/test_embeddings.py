@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from grace import embeddings as stage
-from grace import files
-from grace.config import Tower
 from grace.data.images import read_image
 from grace.data.tables import load_dataset
-from grace.embeddings import encode, load_embeddings
-from grace.errors import GraceError
-from grace.files import write_json
+from grace.system import files
+from grace.system.errors import GraceError
+from grace.system.files import write_json
+from grace.towers import embeddings as stage
+from grace.towers.embeddings import encode, load_embeddings
+from grace.workflow.config import Tower
 from tests.unit.conftest import make_dataset
 from tests.unit.photos import picture
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from grace.identifiers.tree import Trie
 from grace.retrieval import best_first
 from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.prefixes import ReadPrefixes
-from grace.trie import Trie
 from tests.unit.test_search_properties import END, MEDIA, VOCABULARY, TableModel
 
 

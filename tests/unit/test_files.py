@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grace.errors import GraceError
-from grace.files import replacing_folder
+from grace.system.errors import GraceError
+from grace.system.files import replacing_folder
 
 
 def write(path: Path | str, stage: str = "encode", text: str = "new") -> None:

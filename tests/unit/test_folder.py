@@ -12,12 +12,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from grace.config import Config, Folder, parse
+from grace.captions import writers
 from grace.data.folder import folder
 from grace.data.listing import image_files, listing_digest
 from grace.data.skipped import read_skipped
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Config, Folder, parse
 from tests.unit.photos import make_photos, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,8 @@ def write_captions(photos: Path, but_not: tuple[str, ...] = ("speechless.png",))
 
 
 def make(root: Path, **settings):
-    folder(output=root / "out", settings=Folder(images=str(root / "photos"), **settings), name="mine")
+    given = Folder(images=str(root / "photos"), **settings)
+    folder(output=root / "out", settings=given, name="mine", write_captions=writers.write_captions)
     return load_dataset(root / "out")
 
 
@@ -253,11 +255,9 @@ def test_a_changed_folder_has_another_listing(few):
 
 
 def test_a_captioner_writes_what_is_missing(few, monkeypatch):
-    from grace.data import captioning
-
     (few / "photos/0.txt").write_text("by a person")
     monkeypatch.setattr(
-        captioning, "_hub_captioner", lambda settings: lambda images: [["x ", "x", "", "y", "z", "w"]] * len(images)
+        writers, "_hub_captioner", lambda settings: lambda images: [["x ", "x", "", "y", "z", "w"]] * len(images)
     )
     data = make(few, captions="sidecar", captioner="some/model")
     texts = data.captions.groupby("image_id")["text"].agg(list)

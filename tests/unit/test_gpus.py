@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from grace import gpus
-from grace.config import Config
-from grace.errors import GraceError
-from grace.gpus import PROMISES, VISIBLE, promised_gpus, take_gpus
+from grace.system.errors import GraceError
 from grace.training import launch
+from grace.workflow import gpus
+from grace.workflow.config import Config
+from grace.workflow.gpus import PROMISES, VISIBLE, promised_gpus, take_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("dataset", "encode", "captioner", "pseudo_queries", "train", "retrieve", "baseline")

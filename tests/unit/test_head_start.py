@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from grace.config import Flamingo, ScratchLanguageModel
-from grace.embeddings import Embeddings
 from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
+from grace.model.batches import PAD_IMAGE, Samples
 from grace.model.flamingo import build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
+from grace.towers.embeddings import Embeddings
 from grace.training import head_start
 from grace.training.head_start import start_projection
 from grace.training.pools import Pool
-from grace.training.samples import PAD_IMAGE, Samples
+from grace.workflow.config import Flamingo, ScratchLanguageModel
 
 
 @pytest.fixture

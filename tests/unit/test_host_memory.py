@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace.config import Config, Flamingo, Tower, load
-from grace.model.torchvision_shim import import_torchvision
 from grace.plan.activations import fake_learner
 from grace.plan.host import flamingo_parameters, host_memory, is_known, tower_parameters, visual_width
 from grace.plan.known import language_model_config, tower_shape, words
-from grace.plan.parameters import count_parameters
 from grace.plan.published import LANGUAGE_MODELS
 from grace.plan.shapes import Shape
+from grace.system.torchvision_shim import import_torchvision
+from grace.training.parameters import count_parameters
+from grace.workflow.config import Config, Flamingo, Tower, load
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAINED = {
@@ -116,9 +116,10 @@ def test_what_is_not_on_this_machine_is_not_asked_of_the_network(monkeypatch, tm
 def test_the_workflow_is_read_without_torch() -> None:
     """torch and transformers take seconds to import, from a network file system a minute: in every job of a cluster."""
     code = (
-        "import sys; from grace.config import load; from grace.plan.host import host_memory, is_known\n"
+        "import sys; from grace.workflow.config import load; from grace.plan.host import host_memory, is_known\n"
         "config = load('config/flickr30k.yaml'); host_memory(config), is_known(config)\n"
-        "import grace.gpus, grace.cancelled, grace.last_good, grace.data.listing, grace.clock\n"
+        "import grace.workflow.gpus, grace.system.cancelled, grace.records.sidecars.last_good\n"
+        "import grace.data.listing, grace.system.clock\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

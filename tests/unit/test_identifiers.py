@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grace.config import Identifiers
 from grace.data.tables import load_dataset, write_dataset
-from grace.errors import GraceError
 from grace.identifiers import identifiers, scheme_function
 from grace.identifiers.base import (
     Inputs,
@@ -23,9 +21,12 @@ from grace.identifiers.base import (
     read_tokenizer,
 )
 from grace.identifiers.checks import check_identifiers
-from grace.schemes import SCHEMES
+from grace.identifiers.tree import trie
+from grace.identifiers.tree.file import open_trie
+from grace.system.errors import GraceError
 from grace.training.objectives import OBJECTIVES
-from grace.trie import Trie, trie
+from grace.workflow.config import Identifiers
+from grace.workflow.schemes import SCHEMES
 
 SMALL = Identifiers(clusters=3, leaf_size=3)
 
@@ -120,7 +121,7 @@ def test_semantic_text_of_two_images_maps_to_both(make, tiny, tokenizer_folder: 
     shared = table[table["text"] == "a shared text"]
     assert shared["image_id"].tolist() == ["im40", "im50"]  # and once an image
     trie(identifiers=tmp_path / "ids", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
-    tree = Trie.open(tmp_path / "trie.safetensors")
+    tree = open_trie(tmp_path / "trie.safetensors")
     assert tree.images_of(shared["tokens"].iloc[0]) == ["im40", "im50"]
     figures = json.loads((tmp_path / "ids/statistics.json").read_text())
     assert figures["duplicates"] == {"identifiers": 1, "images": 2}
@@ -161,7 +162,7 @@ def test_defect_01_identifiers_with_id_inside_reach_their_image(make, tiny, toke
     holding = table[table["text"].str.contains("id") & (table["split"] == "test")]
     assert len(holding) > 5
     trie(identifiers=tmp_path / "ids", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
-    tree = Trie.open(tmp_path / "trie.safetensors")
+    tree = open_trie(tmp_path / "trie.safetensors")
     for row in holding.itertuples():
         assert row.image_id in tree.images_of(row.tokens)
 
@@ -216,7 +217,7 @@ def test_defect_06_nothing_is_cut(make, tiny, tokenizer_folder: Path, tmp_path: 
     row = load_identifiers(tmp_path / "ids").table.query("image_id == 'im45'").iloc[0]
     assert len(row["tokens"]) > 1000
     trie(identifiers=tmp_path / "ids", tokenizer=cutting, output=tmp_path / "trie.safetensors")
-    tree = Trie.open(tmp_path / "trie.safetensors")
+    tree = open_trie(tmp_path / "trie.safetensors")
     assert tree.depth == len(row["tokens"])
     assert tree.images_of(row["tokens"]) == ["im45"]
 

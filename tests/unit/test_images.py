@@ -10,7 +10,7 @@ from PIL import Image
 
 from grace.data import images as rules
 from grace.data.images import check_images, read_ahead, read_image, read_images
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 from tests.unit.photos import SIZE, bomb_png, make_photos, picture
 
 

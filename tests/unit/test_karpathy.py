@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from grace.config import Karpathy
 from grace.data.karpathy import _fold, harmless, karpathy, parse_karpathy
 from grace.data.skipped import read_skipped
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Karpathy
 
 
 def document(dialect: str = "flickr", splits: str = "val train train restval test test") -> dict[str, Any]:

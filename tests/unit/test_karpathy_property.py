@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from grace.config import Karpathy
 from grace.data.karpathy import karpathy
 from grace.data.tables import SPLITS, load_dataset
-from grace.errors import GraceError
 from grace.retrieval.runs import read_qrels
+from grace.system.errors import GraceError
+from grace.workflow.config import Karpathy
 from tests.unit.photos import picture
 from tests.unit.test_karpathy import document
 

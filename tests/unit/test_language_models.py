@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from grace.config import Flamingo, ScratchLanguageModel
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import load_weights, save_weights, unique_tensors
 from grace.model.flamingo import add_tokens, build
+from grace.system.weights import load_weights, save_weights, unique_tensors
+from grace.workflow.config import Flamingo, ScratchLanguageModel
 
 FAMILIES = ("opt", "llama", "mpt")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from grace.errors import GraceError
-from grace.last_good import forget, put_back, set_aside
-from grace.sidecars.sidecar import sidecar_of
+from grace.records.sidecars.last_good import forget, put_back, set_aside
+from grace.records.sidecars.sidecar import sidecar_of
+from grace.system.errors import GraceError
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from grace.config import Flamingo, ScratchLanguageModel, ScratchTower, Tower
 from grace.data.tables import load_dataset, write_dataset
-from grace.errors import GraceError
 from grace.model.tokenizer import tokenizer
+from grace.system.errors import GraceError
 from grace.towers import tower
+from grace.workflow.config import Flamingo, ScratchLanguageModel, ScratchTower, Tower
 
 LONG = "a very long caption " * 80
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grace.config import Flamingo, ScratchLanguageModel, Training
-from grace.config.training import Lora
-from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import load_weights, save_weights, unique_tensors
 from grace.model.flamingo import build
+from grace.system.errors import GraceError
+from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.training.engine import choose_trainable
 from grace.training.lora import adapters, add_adapters, merged
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
+from grace.workflow.config.training import Lora
 
 LORA = Training(trainable=("perceiver", "cross_attention", "lora"), lora=Lora(rank=3, alpha=5.0))
 

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from grace.config import Evaluate
 from grace.data.tables import write_dataset
-from grace.errors import GraceError
 from grace.evaluation import evaluate, metrics
 from grace.evaluation.measures import MEASURES, gold_ranks, per_query
 from grace.evaluation.stage import read_rows
 from grace.evaluation.table import show
-from grace.files import read_json, write_json
 from grace.retrieval.runs import read_qrels, read_run, write_run
+from grace.system.errors import GraceError
+from grace.system.files import read_json, write_json
+from grace.workflow.config import Evaluate
 
 SETTINGS = Evaluate(resamples=200)
 

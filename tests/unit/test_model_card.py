@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grace.config import Flamingo, Training
 from grace.training.card import LICENCES, UNKNOWN, model_card
+from grace.workflow.config import Flamingo, Training
 
 MPT = "anas-awadalla/mpt-1b-redpajama-200b"
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from grace import packaged
-from grace.config import EfficientNetLite0, PseudoQueries, Tower
+from grace.captions.pseudo_queries import pseudo_queries
 from grace.data.tables import load_dataset, write_dataset
-from grace.embeddings import encode, load_embeddings
-from grace.errors import GraceError
 from grace.plan.known import EFFICIENTNET_LITE0
-from grace.pseudo_queries import pseudo_queries
+from grace.system import packaged
+from grace.system.errors import GraceError
 from grace.towers import backbones, efficientnet_lite0, open_tower, tower
+from grace.towers.embeddings import encode, load_embeddings
 from grace.towers.feature_cache import FeatureCache
+from grace.workflow.config import EfficientNetLite0, PseudoQueries, Tower
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (120, 120, 120)}
 SETTINGS = Tower(

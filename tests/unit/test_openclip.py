@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from grace.config import Config, OpenClip, Tower, load
-from grace.errors import GraceError
-from grace.model.torchvision_shim import import_torchvision
+from grace.system.errors import GraceError
+from grace.system.torchvision_shim import import_torchvision
 from grace.towers import open_tower, tower
 from grace.towers.openclip import OpenClipTower
+from grace.workflow.config import Config, OpenClip, Tower, load
 
 import_torchvision()
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.flamingo import build
-from grace.plan.parameters import count_parameters
 from grace.training.deepspeed_engine import parameter_groups
 from grace.training.engine import Learner, choose_trainable
 from grace.training.lora import add_adapters
+from grace.training.parameters import count_parameters
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 WHOLE = ("perceiver", "cross_attention", "language_model")
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from grace.data.images import check_images, read_image
 from grace.data.listing import ENDINGS, RAW, READABLE, image_files, listing_digest
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 from tests.unit.photos import picture
 
 
@@ -228,10 +228,10 @@ def test_a_photo_with_corrupt_exif_is_read_as_it_stands(tmp_path, name, exif) ->
 
 
 def test_a_raw_file_beside_its_jpeg_is_no_lost_photo(tmp_path) -> None:
-    from grace.config import Folder
     from grace.data.folder import folder
     from grace.data.skipped import read_skipped
     from grace.data.tables import load_dataset
+    from grace.workflow.config import Folder
 
     (tmp_path / "photos").mkdir()
     lines = ["file,caption"]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grace.config import Folder
 from grace.data.folder_captions import read_captions
 from grace.data.photo_names import PhotoNames, looks
-from grace.errors import GraceError
+from grace.system.errors import GraceError
+from grace.workflow.config import Folder
 
 FOLDER = Path("/home/ann/photos")
 LETTERS = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\%")

@@ -12,19 +12,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from grace.config import Config, Flamingo, Scenes, Training, load
-from grace.errors import GraceError
 from grace.model.flamingo import build
 from grace.plan.activations import count
 from grace.plan.flops import computed_flops, forward_flops, step_flops
 from grace.plan.lengths import Lengths, levels
 from grace.plan.memory import memory
-from grace.plan.parameters import Parameters, count_parameters
 from grace.plan.shapes import Shape, Words, batches
 from grace.plan.stage import Machine, largest, plan
 from grace.plan.tracker import LiveBytes
+from grace.system.errors import GraceError
 from grace.training.engine import Learner, choose_trainable
 from grace.training.memory import checkpoint_activations
+from grace.training.parameters import Parameters, count_parameters
+from grace.workflow.config import Config, Flamingo, Scenes, Training, load
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = Shape(

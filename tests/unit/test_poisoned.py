@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from grace.config import Config, Flamingo, load, parse
 from grace.data.images import check_images
-from grace.errors import GraceError
-from grace.files import read_array, read_json, read_table
-from grace.model.checkpoints import load_weights
 from grace.model.language_models import language_model
-from grace.model.tokenizer import fetch
-from grace.model.torchvision_shim import import_torchvision
+from grace.model.vocabulary import fetch_tokenizer
 from grace.model.weight_files import read_tensors
+from grace.system.errors import GraceError
+from grace.system.files import read_array, read_json, read_table
+from grace.system.torchvision_shim import import_torchvision
+from grace.system.weights import load_weights
+from grace.workflow.config import Config, Flamingo, load, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,8 +121,8 @@ def test_a_pickle_as_the_weights_of_a_language_model_that_transformers_reads(tmp
 
 
 def test_a_pickle_as_the_weights_of_a_tower(tmp_path, trap):
-    from grace.config import OpenClip
     from grace.towers.openclip import OpenClipTower
+    from grace.workflow.config import OpenClip
 
     torch.save({"state_dict": {"logit_scale": Evil(trap)}}, tmp_path / "weights.pt")
     with pytest.raises(GraceError) as error:
@@ -133,7 +133,7 @@ def test_a_pickle_as_the_weights_of_a_tower(tmp_path, trap):
 def test_a_folder_with_code_of_its_own(tmp_path, trap, tokenizer_folder):
     """`auto_map` names classes in a Python file beside the model: what trust_remote_code would run."""
     code = f"from pathlib import Path\nPath({str(trap)!r}).touch()\n"
-    for name, make in (("model", pretrained), ("tokenizer", fetch)):
+    for name, make in (("model", pretrained), ("tokenizer", fetch_tokenizer)):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "evil.py").write_text(code)

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from grace import packaged
-from grace.config import Flamingo, PretrainedLanguageModel
 from grace.data.tables import load_dataset
-from grace.errors import GraceError
 from grace.identifiers.base import plain_tokens, read_tokenizer
 from grace.model import gguf
-from grace.model.checkpoints import load_model, save_model, unique_tensors
+from grace.model.checkpoints import load_model, save_model
 from grace.model.flamingo import build
 from grace.model.language_models import describe, language_model
 from grace.model.tokenizer import tokenizer
 from grace.model.vocabulary import cut_embeddings, cut_tokenizer
+from grace.system import packaged
+from grace.system.errors import GraceError
+from grace.system.weights import unique_tensors
+from grace.workflow.config import Flamingo, PretrainedLanguageModel
 
-# after grace.model.flamingo, which imports torchvision as it must be (grace.model.torchvision_shim)
+# after grace.model.flamingo, which imports torchvision as it must be (grace.system.torchvision_shim)
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM  # isort: skip
 
 CAPTIONS = [

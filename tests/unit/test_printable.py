@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grace.errors import GraceError
-from grace.printable import BIDIRECTIONAL, escaped, printable
+from grace.system.errors import GraceError
+from grace.system.printable import BIDIRECTIONAL, escaped, printable
 
 
 @pytest.mark.parametrize(

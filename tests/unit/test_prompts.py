@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
-from grace.prompts import Prompts, check_lengths
+from grace.model.prompts import Prompts, check_lengths
+from grace.system.errors import GraceError
 
 
 @pytest.fixture(scope="module")

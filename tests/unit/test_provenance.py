@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from grace import __version__
-from grace.provenance import provenance, versions
+from grace.records.provenance import provenance, versions
 
 
 def test_it_is_json_and_holds_settings_versions_and_threads(monkeypatch):
@@ -17,5 +17,5 @@ def test_it_is_json_and_holds_settings_versions_and_threads(monkeypatch):
 
 
 def test_a_package_that_is_not_there_is_left_out(monkeypatch):
-    monkeypatch.setattr("grace.provenance.PACKAGES", ("numpy", "no-such-package-here"))
+    monkeypatch.setattr("grace.records.provenance.PACKAGES", ("numpy", "no-such-package-here"))
     assert set(versions()) == {"grace", "python", "numpy"}

@@ -8,8 +8,8 @@ import math
 import pandas as pd
 import pytest
 
-from grace.errors import GraceError
-from grace.pseudo_queries import from_file
+from grace.captions.pseudo_queries import from_file
+from grace.system.errors import GraceError
 
 IMAGES = pd.DataFrame({"image_id": ["im1", "im2"]})
 ROWS = [("im1", " a dog"), ("im1", "a dog "), ("im1", "a  dog"), ("im2", "7")]

@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from grace.config import Flamingo, PretrainedLanguageModel
-from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import load_model, save_model, save_weights, unique_tensors
+from grace.model.checkpoints import load_model, save_model
 from grace.model.flamingo import build
 from grace.model.language_models import describe
 from grace.model.mpt import mpt_config
 from grace.model.published import key_table, load_flamingo, parts
+from grace.system.errors import GraceError
+from grace.system.weights import save_weights, unique_tensors
+from grace.workflow.config import Flamingo, PretrainedLanguageModel
 
 WIDTH, HEADS, LAYERS, ROWS = 32, 4, 2, 640
 # As the configuration class of MosaicGPT (llm-foundry, April 2023) names its keys.
@@ -382,7 +383,7 @@ def test_openflamingo_3b_at_its_true_shapes(tmp_path, qk_norm, more) -> None:
 
 def test_the_tower_of_openflamingo_counts_303_966_208() -> None:
     """CLIP ViT-L/14: with it the published model has 2,559,019,056 parameters, and 98,304 of QK LayerNorm."""
-    from grace.model.torchvision_shim import import_torchvision
+    from grace.system.torchvision_shim import import_torchvision
 
     import_torchvision()
     import open_clip
@@ -414,8 +415,8 @@ def test_visual_tokens_are_those_before_the_final_norm(tmp_path) -> None:
     """open_clip 2.16 to 2.20, with which OpenFlamingo was trained, pooled first and normalised the pooled vector alone."""
     from PIL import Image
 
-    from grace.config import OpenClip
     from grace.towers.openclip import OpenClipTower
+    from grace.workflow.config import OpenClip
 
     config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
               "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}  # fmt: skip

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from grace.config import Config, Evaluate, Report
 from grace.data.tables import write_dataset
-from grace.errors import GraceError
 from grace.evaluation import evaluate, metrics
-from grace.files import write_json, write_table
 from grace.report import report
 from grace.report.gallery import SIDE, data_uri
 from grace.retrieval.runs import write_run
+from grace.system.errors import GraceError
+from grace.system.files import write_json, write_table
+from grace.workflow.config import Config, Evaluate, Report
 
 HOSTILE = '<script src="https://evil.example/x.js">alert("1")</script> & a "quoted" caption'
 IMAGES = 16

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from grace.config import Report
-from grace.errors import GraceError
-from grace.files import write_json
 from grace.report import report
 from grace.report.decoding import FORMAT, read_benchmark, seconds, tables
 from grace.report.decoding_figure import decoding_figure
+from grace.system.errors import GraceError
+from grace.system.files import write_json
+from grace.workflow.config import Report
 from tests.unit.test_report import Page, make_results
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from grace.errors import GraceError
 from grace.retrieval.runs import read_qrels, read_run, write_run
+from grace.system.errors import GraceError
 
 
 def test_ranks_follow_score_then_document(tmp_path):

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from grace.config import Scenes
 from grace.data.scene_captions import COLOURS, SHAPES, captions
 from grace.data.scenes import draw_scenes, render, scenes
 from grace.data.tables import load_dataset
+from grace.workflow.config import Scenes
 
 TEST = 500
 

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from grace.config import Flamingo, Retrieve, ScratchLanguageModel
+from grace.captions.decoding import beam_captions, sample_captions
 from grace.identifiers.base import IdentifierTables, read_tokenizer
+from grace.identifiers.tree import Trie
 from grace.model.flamingo import build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
-from grace.retrieval.captions import beam_captions, sample_captions
 from grace.retrieval.fan_out import leaves_below, most_below
 from grace.retrieval.generative import generative_search
 from grace.retrieval.hypotheses import AT_ONCE, Beams, Rule, log_normaliser
-from grace.trie import Trie
+from grace.workflow.config import Flamingo, Retrieve, ScratchLanguageModel
 
 SETTINGS = {"perceiver_latents": 4, "cross_attention_every": 1}
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.config import Retrieve
 from grace.identifiers.base import IdentifierTables
+from grace.identifiers.tree import Trie
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
 from grace.retrieval.generative import generative_search
 from grace.retrieval.ties import apart
-from grace.trie import Trie
+from grace.workflow.config import Retrieve
 
 VOCABULARY, END, MEDIA = 8, 7, torch.zeros(1, 1, 1, 1)
 # bodies with the image that each belongs to: prefix-free or not, several images a body, several bodies an image, or just one

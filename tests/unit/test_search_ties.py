@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from grace.config import Flamingo, Retrieve, ScratchLanguageModel
 from grace.identifiers.base import IdentifierTables, read_tokenizer
+from grace.identifiers.tree import Trie
 from grace.model.atomic_head import AtomicHead
 from grace.model.flamingo import build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
 from grace.retrieval import best_first
 from grace.retrieval.atomic import ClassRanking
 from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.generative import generative_search
 from grace.retrieval.ties import TIE, certified_ranks, first_of, ranked
-from grace.trie import Trie
+from grace.workflow.config import Flamingo, Retrieve, ScratchLanguageModel
 from tests.unit.test_search_properties import END, IDENTIFIERS, MEDIA, VOCABULARY, FlatModel, TableModel
 
 

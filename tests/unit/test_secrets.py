@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from grace.provenance import provenance
+from grace.records.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_AbCdEfGh0123456789"
@@ -19,7 +19,7 @@ import logging, sys, warnings
 import typer
 from tqdm import tqdm
 from grace import cli
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 token = {TOKEN!r}
 room = typer.Typer()

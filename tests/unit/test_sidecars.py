@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from grace.errors import GraceError
-from grace.files import replacing_folder, write_json
-from grace.secrets import masked
-from grace.sidecars.chain import chain
-from grace.sidecars.recording import recorded
-from grace.sidecars.verify import verify
-from grace.stages import STAGES
+from grace.records.secrets import masked
+from grace.records.sidecars.chain import chain
+from grace.records.sidecars.recording import recorded
+from grace.records.sidecars.verify import verify
+from grace.system.errors import GraceError
+from grace.system.files import replacing_folder, write_json
+from grace.workflow.stages import STAGES
 
 
 def copy_stage(results: Path) -> None:

@@ -9,21 +9,20 @@ from types import SimpleNamespace
 import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grace import files
-from grace.config import Flamingo, ScratchLanguageModel, Training, load
-from grace.errors import GraceError
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import save_weights, unique_tensors
 from grace.model.flamingo import build
-from grace.plan import disk
 from grace.plan.activations import fake_learner
 from grace.plan.known import language_model_config
-from grace.plan.parameters import count_parameters
 from grace.plan.shapes import Shape
+from grace.system import files
+from grace.system.errors import GraceError
+from grace.system.weights import save_weights, unique_tensors
 from grace.training import engine, space
 from grace.training.engine import Learner, choose_trainable, train_model
+from grace.training.parameters import count_parameters
 from grace.training.space import BESIDE_NUMBERS, check_training_fits
 from grace.training.state import TrainingState
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training, load
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = Training(steps=100, save_every=10, keep_states=2)
@@ -123,7 +122,7 @@ def test_the_model_is_written_while_states_stand(learner, free, tmp_path, traina
     training = TRAINING.model_copy(update={"trainable": trainable, "zero_stage": 3})
     choose_trainable(learner.flamingo, training)
     parameters = count_parameters(learner, 0)
-    state, model = disk.state(parameters, training), disk.model_file(parameters, training)
+    state, model = space.state(parameters, training), space.model_file(parameters, training)
     free[str(tmp_path)] = round(max(3 * state, 2 * state + model) * (1 + BESIDE_NUMBERS))
     (tmp_path / "state").mkdir()
     check_training_fits(learner, training, tmp_path / "state", tmp_path / "output/model")
@@ -135,7 +134,7 @@ def test_the_model_is_written_while_states_stand(learner, free, tmp_path, traina
 def test_the_size_of_a_model_is_the_size_of_its_file(learner, tmp_path) -> None:
     save_weights(tmp_path / "model.safetensors", unique_tensors(learner.flamingo))
     written = os.path.getsize(tmp_path / "model.safetensors")
-    computed = disk.model_file(count_parameters(learner, 0), TRAINING)
+    computed = space.model_file(count_parameters(learner, 0), TRAINING)
     header = int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little") + 8
     assert written == computed + header
 
@@ -159,8 +158,8 @@ def test_a_state_of_the_published_3b_model() -> None:
     sizes = {}
     for stage in (2, 3):
         settings = training.model_copy(update={"zero_stage": stage})
-        sizes[stage] = disk.state(parameters, settings)
-        assert disk.training_in_progress(parameters, settings) == 2 * sizes[stage]
+        sizes[stage] = space.state(parameters, settings)
+        assert space.training_in_progress(parameters, settings) == 2 * sizes[stage]
     assert training.precision == "bf16" and training.keep_states == 1
     numbers = 63_019_008 + 1_311_131_648 + 881_000_496  # perceiver, language model with QK LayerNorm, cross-attention
     assert sizes == {2: 14 * numbers, 3: 12 * numbers}  # 31.6 and 27.1 GB

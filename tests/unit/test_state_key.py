@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grace import captioner as captioner_stage
-from grace.config import Atomic, Captioner, Flamingo, ScratchLanguageModel, Training
-from grace.files import write_json
 from grace.identifiers.base import read_tokenizer
-from grace.model.checkpoints import save_weights, unique_tensors
 from grace.model.flamingo import build
-from grace.sidecars.hashes import manifest
-from grace.sidecars.sidecar import write_sidecar
-from grace.stages import STAGES
+from grace.records.sidecars.hashes import manifest
+from grace.records.sidecars.sidecar import write_sidecar
+from grace.system.files import write_json
+from grace.system.weights import save_weights, unique_tensors
+from grace.training import captioner as captioner_stage
 from grace.training import stage as train_stage
+from grace.workflow.config import Atomic, Captioner, Flamingo, ScratchLanguageModel, Training
+from grace.workflow.stages import STAGES
 
 FLAMINGO = Flamingo(scratch=ScratchLanguageModel(width=32, layers=2, heads=2, max_length=96), perceiver_latents=3)
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace.config import Identifiers
 from grace.identifiers.structured import cluster_paths
-from grace.openmp import openmp_threads
-from grace.trie import Trie
+from grace.identifiers.tree import Trie
+from grace.system.openmp import openmp_threads
+from grace.workflow.config import Identifiers
 
 SMALL = Identifiers(clusters=3, leaf_size=3)
 

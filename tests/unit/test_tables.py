@@ -10,7 +10,7 @@ import pytest
 
 from grace.data import SOURCES, source
 from grace.data.tables import load_dataset, write_dataset
-from grace.errors import GraceError
+from grace.system.errors import GraceError
 
 SUMMARY = {"name": "tiny", "source": "test", "images_dir": "images", "license": "none"}
 

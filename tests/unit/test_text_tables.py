@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from grace.data.text_tables import rows_of
 from grace.data.texts import harmless, read_text
-from grace.errors import GraceError
-from grace.files import read_json
 from grace.retrieval.runs import read_qrels, read_run
+from grace.system.errors import GraceError
+from grace.system.files import read_json
 
 COLUMNS = {"file": "", "caption": ""}
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")
@@ -147,8 +147,8 @@ def test_harmless_text_is_one_line(text: str) -> None:
 
 
 def test_half_a_character_is_said_to_be_one(tmp_path) -> None:
-    from grace.config import Folder
     from grace.data.folder_captions import read_captions
+    from grace.workflow.config import Folder
 
     table = write(tmp_path, "c.jsonl", json.dumps({"file": "1.jpg", "caption": "a \ud83d dog"}))
     with pytest.raises(GraceError, match=r"line 1: the text holds half of a character \(\\ud83d, a lone surrogate\)"):

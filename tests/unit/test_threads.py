@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grace import threads
+from grace.system import threads
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_short_burst_is_no_busy_core(two_threads, monkeypatch):
 
 
 def test_the_record_of_the_run_names_the_threads_in_use(two_threads, monkeypatch):
-    from grace.provenance import environment
+    from grace.records.provenance import environment
 
     looks(monkeypatch, 1.0, 1.0, 1.0)
     threads.leave_busy_cores()

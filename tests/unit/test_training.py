@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.data.tables import load_dataset
-from grace.embeddings import Embeddings
-from grace.errors import GraceError
 from grace.identifiers import identifiers
 from grace.identifiers.base import load_identifiers, read_tokenizer
 from grace.model.atomic_head import AtomicHead
-from grace.model.checkpoints import load_weights, save_weights, unique_tensors
+from grace.model.batches import PAD_IMAGE, Samples, collate, media_of
 from grace.model.flamingo import add_tokens, build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
+from grace.system.errors import GraceError
+from grace.system.weights import load_weights, save_weights, unique_tensors
+from grace.towers.embeddings import Embeddings
 from grace.training.deepspeed_engine import learning_rate_factor
-from grace.training.objectives import classification_loss, generation_loss, media_of
+from grace.training.objectives import classification_loss, generation_loss
 from grace.training.pools import scheme_pools
-from grace.training.samples import PAD_IMAGE, WINDOW, Sampler, Samples, collate
+from grace.training.sampler import WINDOW, Sampler
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 SMALL = ScratchLanguageModel(width=32, layers=2, heads=2, max_length=96)
 
@@ -218,7 +219,7 @@ def test_saved_weights_are_whole_and_without_copies(tmp_path, model) -> None:
 
 
 def test_defect_07_identifier_tokens_are_trained(tiny, tokenizer_folder, tokenizer) -> None:
-    from grace.config import Identifiers
+    from grace.workflow.config import Identifiers
 
     out = tiny["dataset"].parent / "identifiers"
     identifiers(
@@ -244,7 +245,7 @@ def test_defect_07_identifier_tokens_are_trained(tiny, tokenizer_folder, tokeniz
 
 
 def test_no_gold_caption_of_the_gallery_is_trained_on(tiny, tokenizer_folder, tokenizer) -> None:
-    from grace.config import Identifiers
+    from grace.workflow.config import Identifiers
 
     out = tiny["dataset"].parent / "identifiers"
     identifiers(

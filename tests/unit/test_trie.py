@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace.config import Identifiers
-from grace.errors import GraceError
 from grace.identifiers import identifiers
 from grace.identifiers.base import flatten, load_identifiers
-from grace.trie import Trie, trie
-from grace.trie.build import Nodes, _by_levels, _pack, number_nodes
-from grace.trie.file import structure_problem
-from grace.trie.tree import ARRAYS
+from grace.identifiers.tree import Trie, trie
+from grace.identifiers.tree.build import Nodes, _by_levels, _pack, number_nodes
+from grace.identifiers.tree.file import open_trie, save_trie, structure_problem
+from grace.identifiers.tree.tree import ARRAYS
+from grace.system.errors import GraceError
+from grace.workflow.config import Identifiers
 
 END = 7
 BODIES = st.lists(
@@ -73,8 +73,8 @@ def test_trie_equals_nested_dictionaries(bodies):
 def test_saved_trie_is_the_same(bodies, tmp_path_factory):
     path = tmp_path_factory.mktemp("trie") / "trie.safetensors"
     tree = Trie.build([body for body, _ in bodies], [row for _, row in bodies], ["a", "b", "ü", "d d", "e", "f"], END)
-    tree.save(path, fingerprint="abc")
-    for again in (Trie.open(path), Trie.open(path, verify=False)):
+    save_trie(tree, path, fingerprint="abc")
+    for again in (open_trie(path), open_trie(path, verify=False)):
         for name in ARRAYS:
             assert torch.equal(getattr(tree, name), getattr(again, name)), name
             assert getattr(tree, name).dtype == getattr(again, name).dtype
@@ -95,8 +95,8 @@ def test_one_leaf():
 
 @pytest.mark.parametrize(("token", "dtype"), [(2**16 - 1, torch.int16), (2**16, torch.int32)])
 def test_labels_take_two_bytes_where_tokens_allow_it(tmp_path: Path, token: int, dtype: torch.dtype):
-    Trie.build([[1, token], [token, 2**15]], [0, 1], ["a", "b"], END).save(tmp_path / "trie.safetensors")
-    tree = Trie.open(tmp_path / "trie.safetensors")
+    save_trie(Trie.build([[1, token], [token, 2**15]], [0, 1], ["a", "b"], END), tmp_path / "trie.safetensors")
+    tree = open_trie(tmp_path / "trie.safetensors")
     assert tree.labels.dtype == dtype
     assert tree.images_of([1, token]) == ["a"] and tree.images_of([token, 2**15]) == ["b"]
     assert tree.paths(torch.arange(tree.nodes)).max() == token
@@ -189,46 +189,46 @@ def test_structure_check_finds_changed_metadata(name, value):
 
 def test_damaged_files_are_refused_in_words(tmp_path: Path):
     path = tmp_path / "trie.safetensors"
-    Trie.build([[1, 2], [1, 3]], [0, 1], ["a", "b"], END).save(path)
+    save_trie(Trie.build([[1, 2], [1, 3]], [0, 1], ["a", "b"], END), path)
     whole = path.read_bytes()
     with pytest.raises(GraceError, match="missing"):
-        Trie.open(tmp_path / "none.safetensors")
+        open_trie(tmp_path / "none.safetensors")
     flipped = whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]
     for content in (whole[: len(whole) // 2], whole[:-1], flipped, b"not a trie", b""):
         path.write_bytes(content)
         with pytest.raises(GraceError, match="run trie again"):
-            Trie.open(path)
+            open_trie(path)
 
 
 def test_every_flipped_byte_is_found(tmp_path: Path):
     path = tmp_path / "trie.safetensors"
-    Trie.build([[1, 2], [1, 3], [4]], [0, 1, 1], ["a", "b"], END).save(path)
+    save_trie(Trie.build([[1, 2], [1, 3], [4]], [0, 1, 1], ["a", "b"], END), path)
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(GraceError, match=r"trie .*run trie again"):
-            Trie.open(path)
+            open_trie(path)
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(GraceError, match="run trie again"):
-            Trie.open(path)
+            open_trie(path)
 
 
 def test_changed_metadata_is_refused(tmp_path: Path):
     path = tmp_path / "trie.safetensors"
-    Trie.build([[1]], [0], ["a"], END).save(path, fingerprint="aaaa")
+    save_trie(Trie.build([[1]], [0], ["a"], END), path, fingerprint="aaaa")
     path.write_bytes(path.read_bytes().replace(b'"aaaa"', b'"bbbb"'))
     with pytest.raises(GraceError, match="damaged"):
-        Trie.open(path)
+        open_trie(path)
 
 
 def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fails(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr("grace.trie.file.save_file", fails)
+    monkeypatch.setattr("grace.identifiers.tree.file.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
-        Trie.build([[1]], [0], ["a"], END).save(tmp_path / "trie.safetensors")
+        save_trie(Trie.build([[1]], [0], ["a"], END), tmp_path / "trie.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,7 +240,7 @@ def test_stage_holds_the_gallery_and_no_other_image(tiny, tokenizer_folder: Path
         settings=Identifiers(clusters=3, leaf_size=3), **tiny,
     )  # fmt: skip
     trie(identifiers=folder, tokenizer=tokenizer_folder, output=path)
-    tree = Trie.open(path)
+    tree = open_trie(path)
     tree.check(load_identifiers(folder))
     assert sorted(list(tree.image_ids)) == sorted(f"im{row}" for row in range(34, 54))
     for row in load_identifiers(folder).table.itertuples():
@@ -254,7 +254,7 @@ def test_trie_of_another_table_is_refused(tiny, tokenizer_folder: Path, tmp_path
             settings=Identifiers(), **tiny,
         )  # fmt: skip
     trie(identifiers=tmp_path / "0", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
-    tree = Trie.open(tmp_path / "trie.safetensors")
+    tree = open_trie(tmp_path / "trie.safetensors")
     tree.check(load_identifiers(tmp_path / "0"))
     with pytest.raises(GraceError, match="another identifier table"):
         tree.check(load_identifiers(tmp_path / "1"))

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace.trie import Trie
-from grace.trie.build import _pack
-from grace.trie.file import structure_problem
+from grace.identifiers.tree import Trie
+from grace.identifiers.tree.build import _pack
+from grace.identifiers.tree.file import structure_problem
 
 END = 50_000
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from grace.config import Identifiers
-from grace.errors import GraceError
 from grace.identifiers import identifiers
 from grace.identifiers.base import load_identifiers
-from grace.trie import Trie, trie
-from grace.trie.show import leaves_below, show
+from grace.identifiers.tree import trie
+from grace.identifiers.tree.file import open_trie
+from grace.identifiers.tree.show import leaves_below, show
+from grace.system.errors import GraceError
+from grace.workflow.config import Identifiers
 
 
 @pytest.fixture(params=["structured", "numeric", "atomic"])
@@ -43,7 +44,7 @@ def test_every_identifier_leads_to_its_image(made: dict) -> None:
 
 
 def test_leaves_below_is_what_the_children_say(made: dict) -> None:
-    tree = Trie.open(made["trie"])
+    tree = open_trie(made["trie"])
     for node in range(tree.nodes):
         children = tree.children(node)[1].tolist()
         parts = [leaf for part in leaves_below(tree, children) for leaf in part]

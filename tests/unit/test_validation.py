@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from grace.config import Flamingo, ScratchLanguageModel, Training
 from grace.data.tables import load_dataset
-from grace.embeddings import Embeddings
-from grace.errors import GraceError
 from grace.evaluation.measures import per_query
 from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.flamingo import add_tokens, build
-from grace.prompts import Prompts
+from grace.model.prompts import Prompts
+from grace.system.errors import GraceError
+from grace.towers.embeddings import Embeddings
 from grace.training import validation as module
 from grace.training.pools import scheme_pools
 from grace.training.validation import Validations, validation
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 ASKED = Training(validate_every=5, memorize_batch=4, retrieve_batch=4, pseudo_query_share=0.5)
 

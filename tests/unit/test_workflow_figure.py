@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from grace.files import write_json
+from grace.records.sidecars.sidecar import write_sidecar
 from grace.report.jobs import Job, read_jobs
 from grace.report.workflow import workflow_figure
-from grace.sidecars.sidecar import write_sidecar
+from grace.system.files import write_json
 
 
 def record(output: Path, stage: str, *reads: Path, seconds: float = 1.0) -> Path:

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from grace.config import load
-from grace.errors import GraceError
-from grace.schemes import SCHEMES
-from grace.stages import STAGES
+from grace.system.errors import GraceError
+from grace.workflow.config import load
+from grace.workflow.schemes import SCHEMES
+from grace.workflow.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "config/tiny.yaml"

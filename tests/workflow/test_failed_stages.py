@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from grace.files import MARKER
+from grace.system.files import MARKER
 from tests.workflow.conftest import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]

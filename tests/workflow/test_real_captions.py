@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from grace.data.tables import load_dataset
-from grace.files import read_table
 from grace.retrieval.runs import read_run
+from grace.system.files import read_table
 from tests.unit.photos import picture
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grace.stages import STAGES
+from grace.workflow.stages import STAGES
 from tests.workflow.conftest import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,14 +16,14 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from grace.cli import app
-from grace.config import Retrieve
 from grace.data.images import read_image
-from grace.errors import GraceError
-from grace.files import MARKER
 from grace.retrieval import ask
 from grace.retrieval.ask import search, system_folder
 from grace.retrieval.contact_sheet import Found, contact_sheet
 from grace.retrieval.runs import read_run
+from grace.system.errors import GraceError
+from grace.system.files import MARKER
+from grace.workflow.config import Retrieve
 
 pytestmark = pytest.mark.slow
 TINY = "config/tiny.yaml"

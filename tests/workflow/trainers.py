@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from grace.config import Captioner, Config, Flamingo, Scenes, ScratchLanguageModel, ScratchTower, Tower
 from grace.data.scenes import scenes
-from grace.embeddings import encode
 from grace.model.tokenizer import tokenizer
 from grace.towers import tower
+from grace.towers.embeddings import encode
+from grace.workflow.config import Captioner, Config, Flamingo, Scenes, ScratchLanguageModel, ScratchTower, Tower
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAMINGO = Flamingo(scratch=ScratchLanguageModel(width=32, layers=2, heads=2), perceiver_latents=3)

@@ -1,0 +1,90 @@
+"""Sums of downloaded files: checked against what `grace/data/download/sources.csv` says, else against the first download.
+
+Reads and writes `{data}/archives/checksums.json`: {file: {bytes, sha256}}. What the table of sources does not know is
+written there when a file first arrives, and enforced from then on. Part of `python -m grace download`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from grace.data.download.sources import Source
+from grace.system.errors import GraceError
+from grace.system.files import read_json, write_json
+
+RECORD = "checksums.json"
+CHUNK = 1 << 20
+
+
+class WrongFile(Exception):
+    """A file that is not the one that is wanted; the text says how it differs."""
+
+
+def verify(path: Path, source: Source, archives: Path) -> dict[str, int | str]:
+    """Check the file `path` against all that is known of `source`; return {bytes, sha256}.
+
+    Known is what the table of sources says, what `checksums.json` in the folder `archives` recorded, and that an archive
+    is one. Raises `WrongFile` where it differs. Reads the whole file.
+    """
+    size = path.stat().st_size
+    recorded = _recorded(archives).get(source.file, {})
+    for expected, by_whom in ((source.size, "grace/data/download/sources.csv"), (recorded.get("bytes"), RECORD)):
+        if expected is not None and size != expected:
+            raise WrongFile(f"{size:,} bytes where {by_whom} says {expected:,}")
+    if source.file.endswith(".zip") and not zipfile.is_zipfile(path):
+        raise WrongFile("it is no complete ZIP archive")
+    if ".tar" in source.file and not _is_tar(path):
+        raise WrongFile("it is no TAR archive")
+    sums = digests(path)
+    for name, expected, by_whom in (
+        ("sha256", source.sha256, "grace/data/download/sources.csv"),
+        ("md5", source.md5, "grace/data/download/sources.csv"),
+        ("sha256", recorded.get("sha256"), RECORD),
+    ):
+        if expected and sums[name] != expected:
+            raise WrongFile(f"its {name} is {sums[name][:12]}... where {by_whom} says {expected[:12]}...")
+    return {"bytes": size, "sha256": sums["sha256"]}
+
+
+def record(source: Source, found: dict[str, int | str], archives: Path) -> None:
+    """Write down the sum of a verified file, unless it stands there already."""
+    known = _recorded(archives)
+    if source.file not in known:
+        write_json(archives / RECORD, {**known, source.file: found})
+
+
+def digests(path: Path) -> dict[str, str]:
+    """sha256 and md5 (hex) of a file, read once."""
+    sums = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    size = path.stat().st_size
+    with (
+        open(path, "rb") as file,
+        tqdm(total=size, desc=f"check {path.name}", unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        while block := file.read(CHUNK):
+            for one in sums.values():
+                one.update(block)
+            bar.update(len(block))
+    return {name: one.hexdigest() for name, one in sums.items()}
+
+
+def _recorded(archives: Path) -> dict[str, dict]:
+    path = archives / RECORD
+    if not path.exists():
+        return {}
+    known = read_json(path, "record of checksums")
+    if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in known.values()):
+        raise GraceError(f"record of checksums {path} must be an object of files; delete it to record anew")
+    return known
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError):  # a gzip stream that ends in its header
+        return False

@@ -1,0 +1,6 @@
+"""The prefix tree of the gallery's identifiers: construction, file, look-ups, the stage `trie`."""
+
+from grace.identifiers.tree.stage import trie
+from grace.identifiers.tree.tree import Trie
+
+__all__ = ["Trie", "trie"]

@@ -1,0 +1,109 @@
+"""A look into a trie, for people: what stands below the beginning of an identifier.
+
+Reads the trie, the identifiers folder and the tokenizer folder; prints a table.
+
+    python -m grace trie show "<s0_3>" --trie FILE --identifiers DIR --tokenizer DIR
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from grace.identifiers.base import (
+    IdentifierTables,
+    identifier_text,
+    identifier_tokens,
+    load_identifiers,
+    read_tokenizer,
+)
+from grace.identifiers.tree.file import open_trie
+from grace.identifiers.tree.tree import Trie
+from grace.system.errors import GraceError, did_you_mean
+
+MOST = 8  # images named in a line
+
+
+def show(
+    *, prefix: str, trie: Path, identifiers: Path, tokenizer: Path, rows: int = 50, console: Console | None = None
+) -> None:
+    """Print the children of the node that the text `prefix` leads to: token, identifiers and images below each."""
+    tree, assigned, words = open_trie(trie), load_identifiers(identifiers), read_tokenizer(tokenizer)
+    tree.check(assigned)
+    tokens = prefix_tokens(prefix, assigned, words)
+    node = tree.walk(tokens)
+    if node is None:
+        reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
+        raise GraceError(
+            f"the tokens of {prefix!r} begin no identifier of the gallery: the trie goes with them for {reached} of "
+            f"{len(tokens)} tokens ({token_texts(tokens[:reached], assigned, words) or 'the root'}); end where a token ends"
+        )
+    console = console or Console()
+    labels, children = tree.children(node)
+    below = leaves_below(tree, [node, *children.tolist()])
+    title = token_texts(tokens, assigned, words) or "root"
+    console.print(f"{title}: {len(below[0])} identifiers, {len(labels)} children", markup=False)
+    if not len(labels):
+        console.print("images: " + ", ".join(tree.images_at(node)), markup=False)
+        return
+    table = Table("token", "text", "identifiers", "images")
+    for label, leaves in list(zip(labels.tolist(), below[1:], strict=True))[:rows]:
+        images = list(dict.fromkeys(image for leaf in leaves for image in tree.images_at_leaf(leaf)))
+        named = ", ".join(images[:MOST]) + (", ..." if len(images) > MOST else "")
+        table.add_row(str(label), escape(token_texts([label], assigned, words)), str(len(leaves)), escape(named))
+    console.print(table)
+    if len(labels) > rows:
+        console.print(f"and {len(labels) - rows} more children; --rows shows more")
+
+
+def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:
+    """Token ids of the beginning of an identifier's text."""
+    if not prefix.strip():
+        return []
+    if assigned.scheme == "atomic":
+        if not prefix.strip().isdecimal():
+            raise GraceError(f"an atomic identifier is a class number, not {prefix!r}")
+        return [int(prefix)]
+    if not assigned.new_tokens:
+        return identifier_tokens(words, [prefix])[0]
+    number = {name: len(words) + place for place, name in enumerate(assigned.new_tokens)}
+    names = re.findall(r"<[^<>]*>", prefix)
+    if "".join(names) != re.sub(r"\s", "", prefix):
+        raise GraceError(f"{prefix!r} is no row of tokens such as {''.join(assigned.new_tokens[:1])}")
+    for name in names:
+        if name not in number:
+            raise GraceError(f"no token {name!r} in these identifiers{did_you_mean(name, number)}")
+    return [number[name] for name in names]
+
+
+def token_texts(tokens: list[int], assigned: IdentifierTables, words) -> str:
+    """Text of token ids, new tokens by their names."""
+    if assigned.scheme == "atomic":
+        return " ".join(map(str, tokens))
+    if assigned.new_tokens:
+        size = len(words)
+        return "".join(assigned.new_tokens[t - size] if t >= size else words.convert_ids_to_tokens(t) for t in tokens)
+    return identifier_text(words, [tokens])[0]
+
+
+def leaves_below(tree: Trie, nodes: list[int]) -> list[list[int]]:
+    """Leaf numbers below each node. The nodes of one depth below a node are one range, so this walks levels, not nodes."""
+    out = []
+    for node in nodes:
+        begin, end, leaves = node, node + 1, []
+        while begin < end:
+            here = torch.arange(begin, end, device=tree.device)
+            if not tree.uniform:
+                here = here[tree.is_leaf[begin:end]]
+            if not tree.uniform or begin >= tree.levels[-2]:
+                leaves += tree.leaf_numbers(here).tolist()
+            if begin >= tree.levels[-2]:
+                break
+            begin, end = int(tree.first[begin]), int(tree.first[end])
+        out.append(leaves)
+    return out

@@ -1,0 +1,1 @@
+"""What a result says about its making: provenance, sidecars, verification, secrets left out, last good outputs."""

@@ -1,0 +1,1 @@
+"""What every other room stands on: files, errors, how a process ends, clock, threads, optional packages."""

@@ -1,0 +1,33 @@
+"""The one exception that a user is meant to read.
+
+`GraceError` carries one sentence: what is wrong, where, and what to do. The command line prints it as one line and exits
+with code 2; anything else that escapes is a defect of the project and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from grace.system.printable import escaped
+
+
+class GraceError(Exception):
+    """A problem with the user's input or machine, told in one line.
+
+    Line breaks and characters that command a terminal, of a file's name for instance, are shown as escapes.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
+
+
+class Interrupted(GraceError):
+    """The work was broken off from outside and can be gone on with: exit code 75 (EX_TEMPFAIL of sysexits.h)."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the closest known word, else the list of all known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

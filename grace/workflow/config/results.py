@@ -1,0 +1,103 @@
+"""Configuration of search, evaluation, report and resources."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from grace.workflow.config.base import Count, Home, Positive, Section, Share
+
+
+class Retrieve(Section):
+    """Trie-constrained decoding."""
+
+    search: Literal["beam", "exact"] = Field(
+        "beam", description="beam search, or beam search continued until the answers are the best of all (exact)"
+    )
+    beams: Positive = Field(
+        10,
+        description="beams of the search; beam search takes more where depth is larger, times the most identifiers that an image has",
+    )
+    exact_prefixes: Count = Field(
+        10_000,
+        description="prefixes that search: exact reads for one query at most, after its beam search; what it leaves open is not certified",
+    )
+    exact_memory_mb: Positive = Field(
+        1000,
+        description="memory of a batch's prefixes in search: exact, MB, beside model, prompts and beams; past it as exact_prefixes",
+    )
+    depth: Positive = Field(10, description="images kept of every query")
+    batch_size: Positive = Field(
+        64, description="queries decoded at a time; fewer where beam search takes more beams than beams"
+    )
+    leaves_at_once: Count = Field(
+        20,
+        description="as soon as so few identifiers are left below a query's beams, all are scored in one pass; 0: never",
+    )
+    normalisation: Literal["full", "children", "level"] = Field(
+        "full", description="softmax of a token's score: full vocabulary, the valid children, or the level's alphabet"
+    )
+    merge: Literal["max", "logsumexp"] = Field("max", description="score of an image with several identifiers")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the search")
+
+
+class Evaluate(Section):
+    """Measures and their uncertainty."""
+
+    resamples: Positive = Field(
+        2000,
+        description="bootstrap and permutation resamples, drawn by image: captions of one image are not independent",
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
+    seed: Count = Field(0, description="seed of the resampling")
+
+
+class Report(Section):
+    """The HTML page."""
+
+    title: str = Field("GRACE: generative image retrieval", description="title of the page")
+    examples: Count = Field(
+        8, description="hits and as many misses shown with pictures, a system; 0: no pictures at all"
+    )
+    near_duplicate: Share = Field(
+        0.95, description="cosine of two images' embeddings from which the data card counts them as nearly the same"
+    )
+    benchmark: Home = Field(
+        "",
+        description="file of `make bench` to show; empty: decoding_benchmark.json of the results folder, if it is there",
+    )
+
+
+class Resources(Section):
+    """What a job may ask for."""
+
+    train_threads: Positive = Field(2, description="processor threads of one training job")
+    solo_threads: Positive = Field(
+        2,
+        description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries",
+    )
+    adapt_threads: bool = Field(
+        True,
+        description="let a training on a processor leave out cores that other programs keep busy when it begins; with fewer threads the last digits of its results differ",
+    )
+    gpus: Count = Field(
+        0, description="GPUs of one training job; other stages that compute on a GPU get one; 0: processor"
+    )
+    processes: Positive = Field(1, description="training processes (torchrun) of one job")
+    launcher: str = Field(
+        "",
+        description="what starts a training in place of `python`, such as srun and grace.training.launch over several nodes; empty: as processes says",
+    )
+    memory_mb: Positive | None = Field(
+        None,
+        description="main memory that a job with a network asks a scheduler for, MB; null: what `plan` computes for the model. A job that is killed for memory asks for as much more",
+    )
+
+    @model_validator(mode="after")
+    def _every_gpu_has_a_process(self) -> Resources:
+        if self.gpus and not self.launcher and self.processes != self.gpus:
+            raise ValueError(
+                f"processes {self.processes} on gpus {self.gpus}: a training takes one process a GPU; set both to the same number"
+            )
+        return self
