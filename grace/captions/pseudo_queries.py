@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from grace.data.tables import DatasetTables, load_dataset
 from grace.data.text_tables import rows_of
@@ -26,6 +25,7 @@ from grace.data.texts import check_whole
 from grace.records.provenance import provenance
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
+from grace.system.progress import progress
 from grace.workflow.config import PseudoQueries
 
 TEXTS_AT_ONCE = 1024
@@ -167,9 +167,7 @@ def from_captioner(
             lacking = images
         if not lacking:
             break
-        for start in tqdm(
-            range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batch", disable=None
-        ):
+        for start in progress(range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batches"):
             chosen = lacking[start : start + settings.batch_size]
             media = model.resample(vectors.visual([row_of[image] for image in chosen]).to(device))
             if settings.method == "sample":

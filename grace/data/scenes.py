@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from grace.data.scene_captions import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject, captions
 from grace.data.tables import write_dataset
 from grace.system.files import replacing_folder
+from grace.system.progress import progress
 from grace.workflow.config import Scenes
 
 GRID = 3
@@ -34,7 +34,7 @@ def scenes(*, output: Path, settings: Scenes, name: str = "scenes") -> None:
     images, texts = [], []
     with replacing_folder(output, "dataset") as folder:
         (folder / "images").mkdir()
-        for number, (split, scene) in enumerate(zip(tqdm(splits, desc="scenes", disable=None), drawn, strict=True)):
+        for number, (split, scene) in enumerate(zip(progress(splits, desc="draw", unit="images"), drawn, strict=True)):
             rng = np.random.default_rng([settings.seed, 1, number])
             file = f"{number:06d}.png"
             render(scene, settings.image_size, rng).save(folder / "images" / file)

@@ -30,10 +30,10 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from grace.identifiers.base import Assignment, Inputs
 from grace.system.openmp import openmp_threads
+from grace.system.progress import progress
 
 LARGE = 32_768
 """Images of a cluster above which k-means is run in mini-batches; residuals that a codebook learns from, about."""
@@ -125,7 +125,7 @@ def _split_all(
         return members, None if len(members) <= leaf_size else _parts(embeddings, members, clusters, seed)
 
     jobs = [seeded(members) for members in parents]
-    return list(tqdm(pool.map(split, jobs), total=len(jobs), desc="split clusters", unit="cluster", disable=None))
+    return list(progress(pool.map(split, jobs), total=len(jobs), desc="split", unit="clusters"))
 
 
 def _parts(embeddings: np.ndarray, members: np.ndarray, clusters: int, seed: int | None) -> list[np.ndarray]:
@@ -171,7 +171,7 @@ def _symbols(
         distances = cdist(_residuals(embeddings, family), codebook, "sqeuclidean")
         return linear_sum_assignment(distances)[1].tolist()
 
-    return tqdm(pool.map(matched, families), total=len(families), desc="name clusters", unit="cluster", disable=None)
+    return progress(pool.map(matched, families), total=len(families), desc="name", unit="clusters")
 
 
 def _residuals(embeddings: np.ndarray, family: Family) -> np.ndarray:

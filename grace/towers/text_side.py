@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from grace.system.progress import progress
 from grace.data.tables import DatasetTables
 from grace.system.errors import GraceError
 from grace.system.files import read_array
@@ -36,7 +37,7 @@ def encode_captions(texts: list[str], encode_text: Callable[[list[str]], Any], b
     device."""
     parts = [
         np.asarray(encode_text(texts[start : start + batch_size]).detach().cpu(), dtype=np.float32)
-        for start in range(0, len(texts), batch_size)
+        for start in progress(range(0, len(texts), batch_size), desc="encode captions", unit="batches")
     ]
     queries_QD = np.ascontiguousarray(np.concatenate(parts))
     _check_unit_length(queries_QD, "the tower's text embeddings")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from grace.system.progress import busy, say
 from grace.data.tables import load_dataset
 from grace.records.provenance import provenance
 from grace.retrieval.runs import write_run
@@ -39,7 +40,9 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
     tables = load_dataset(dataset)
     gallery_ND = embeddings_of(tables.gallery, tables, embeddings)
     captions = tables.captions_of("test")
-    encoder = open_tower(Path(tower))
+    say(f"{len(captions):,} queries, {len(gallery_ND):,} images; depth {settings.depth}")
+    with busy("loading the tower"):
+        encoder = open_tower(Path(tower))
 
     start = time.perf_counter()
     queries_QD = encode_captions(captions["text"].tolist(), encoder.encode_text, settings.batch_size)
@@ -49,7 +52,8 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
             f"{embeddings} "
             f"have {gallery_ND.shape[1]}; they come from different towers: encode the images again"
         )
-    scores, rows = search(gallery_ND, queries_QD, settings.depth)
+    with busy("searching the gallery"):
+        scores, rows = search(gallery_ND, queries_QD, settings.depth)
     seconds = time.perf_counter() - start
 
     images = tables.gallery["image_id"].to_numpy(dtype=object)
