@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from grace.data.scene_captions import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject, captions
 from grace.data.tables import write_dataset
 from grace.system.files import replacing_folder
-from grace.system.progress import progress
+from grace.system.progress import progress, say
 from grace.workflow.config import Scenes
 
 GRID = 3
@@ -30,6 +30,7 @@ def scenes(*, output: Path, settings: Scenes, name: str = "scenes") -> None:
     """Draw the data set that `settings` describe into the folder `output`."""
     sizes = {"train": settings.train_images, "val": settings.val_images, "test": settings.test_images}
     splits = [split for split, size in sizes.items() for _ in range(size)]
+    say(f"{len(splits):,} images of {settings.image_size} pixels, {settings.captions_per_image} captions each")
     drawn = draw_scenes(len(splits), settings.seed)
     images, texts = [], []
     with replacing_folder(output, "dataset") as folder:

@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from grace.identifiers.base import Assignment, Inputs
 from grace.system.openmp import openmp_threads
-from grace.system.progress import progress
+from grace.system.progress import busy, progress
 
 LARGE = 32_768
 """Images of a cluster above which k-means is run in mini-batches; residuals that a codebook learns from, about."""
@@ -157,7 +157,8 @@ def _codebook(embeddings: np.ndarray, families: list[Family], generator: np.rand
     residuals = np.concatenate([_residuals(embeddings, family) for family in families])
     if len(np.unique(residuals, axis=0)) < size:  # identical embeddings: there is nothing to align
         return None
-    return KMeans(size, n_init=1, random_state=seed).fit(residuals).cluster_centers_
+    with busy(f"aligning {len(residuals):,} clusters to {size} symbols"):
+        return KMeans(size, n_init=1, random_state=seed).fit(residuals).cluster_centers_
 
 
 def _symbols(

@@ -24,11 +24,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from grace.system.progress import say
 from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, read_array, read_json, replacing_folder, write_json
+from grace.system.progress import say
 from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.towers import backbones
 from grace.towers.feature_cache import FeatureCache

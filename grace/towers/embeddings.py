@@ -27,7 +27,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from grace.system.progress import busy, progress, say
 from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
 from grace.system.errors import GraceError
@@ -41,6 +40,7 @@ from grace.system.files import (
     write_array,
     write_json,
 )
+from grace.system.progress import busy, progress, say
 from grace.system.weights import weights_digest
 from grace.towers import open_tower
 from grace.workflow.config import Tower

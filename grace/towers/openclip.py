@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from grace.system.progress import busy
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import read_json, replacing_folder, write_json
+from grace.system.progress import busy
 from grace.system.torchvision_shim import import_torchvision
 from grace.towers.openclip_warnings import warnings_of_open_clip
 from grace.workflow.config import OpenClip, Tower, parse

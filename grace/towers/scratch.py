@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from grace.system.progress import progress, say
 from grace.data.images import read_images
 from grace.data.tables import load_dataset
 from grace.system.errors import GraceError
 from grace.system.files import read_json, replacing_folder, write_json
+from grace.system.progress import progress, say
 from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.towers.dual_encoder import DualEncoder
 from grace.workflow.config import ScratchTower, Tower, parse

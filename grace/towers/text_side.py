@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grace.system.progress import progress
 from grace.data.tables import DatasetTables
 from grace.system.errors import GraceError
 from grace.system.files import read_array
+from grace.system.progress import progress
 
 
 def embeddings_of(images: pd.DataFrame, tables: DatasetTables, embeddings: Path) -> np.ndarray:

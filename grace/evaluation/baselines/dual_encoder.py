@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from grace.system.progress import busy, say
 from grace.data.tables import load_dataset
 from grace.records.provenance import provenance
 from grace.retrieval.runs import write_run
 from grace.system.errors import GraceError
 from grace.system.files import write_json
+from grace.system.progress import busy, say
 from grace.towers.text_side import embeddings_of, encode_captions
 from grace.workflow.config import Retrieve
 

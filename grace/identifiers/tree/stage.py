@@ -15,6 +15,7 @@ from grace.identifiers.base import end_token_id, flatten, load_identifiers, read
 from grace.identifiers.tree.file import save_trie
 from grace.identifiers.tree.tree import Trie
 from grace.system.errors import GraceError
+from grace.system.progress import busy
 
 
 def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
@@ -24,7 +25,8 @@ def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
     if not len(rows):
         raise GraceError(f"identifiers {identifiers} hold no image of the split test; run identifiers again")
     end = None if tables.scheme == "atomic" else end_token_id(read_tokenizer(tokenizer))
-    save_trie(tree_of(rows, end), output, fingerprint=tables.fingerprint)
+    with busy(f"building the trie of {len(rows):,} identifiers of {rows['image_id'].nunique():,} images"):
+        save_trie(tree_of(rows, end), output, fingerprint=tables.fingerprint)
 
 
 def tree_of(rows: pd.DataFrame, end: int | None) -> Trie:
