@@ -1,6 +1,7 @@
 """How a stage shows what it is doing: a bar on a terminal, plain lines in a log file.
 
-A bar redraws its line, which a log file cannot show, so there a loop prints one line every ten seconds and one at its end:
+A bar redraws its line, which a log file cannot show, so there a loop prints one line every ten seconds, and one at its end
+unless that comes within a second:
 
     encode: 1,200 of 2,600 images (46 %), 35 images/s, about 40 s left
     encode: 2,600 images in 1 min 15 s, 35 images/s
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 EVERY = 10.0
 """Seconds between two lines of a log."""
+SHORT = 1.0
+"""A loop that takes fewer seconds prints no line at its end."""
 BYTES = "B"
 """The unit of counts that are shown as kB, MB or GB."""
 
@@ -145,7 +148,8 @@ class LogLines(Generic[T]):
 
     def __exit__(self, kind: object, *error: object) -> None:
         self.ticker.__exit__()
-        say(self._line() if kind is None else self._stopped(), self.file)
+        if self.clock() - self.started >= SHORT:
+            say(self._line() if kind is None else self._stopped(), self.file)
 
     def _line(self) -> str:
         with self.lock:
