@@ -51,7 +51,11 @@ def _braces(items: Sequence[object]) -> str:
 
 def _double_quoted(word: str) -> str:
     """A word for the command line: in double quotes where it has only blanks, which reads better than shlex's single ones."""
-    return f'"{word}"' if " " in word and shlex.quote(word.replace(" ", "")) == word.replace(" ", "") else shlex.quote(word)
+    return (
+        f'"{word}"'
+        if " " in word and shlex.quote(word.replace(" ", "")) == word.replace(" ", "")
+        else shlex.quote(word)
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
