@@ -37,6 +37,9 @@ class Progress(Protocol[T]):
     def update(self, n: int = 1) -> object:
         """Count `n` more items as done."""
 
+    def set_postfix(self, **values: object) -> object:
+        """Show these values, such as a loss, at the end of the line from now on."""
+
     def __iter__(self) -> Iterator[T]: ...
 
     def __enter__(self) -> Self: ...
@@ -123,6 +126,7 @@ class LogLines(Generic[T]):
         self.items, self.desc, self.unit, self.total = items, desc, unit, total
         self.before, self.file, self.clock = done, file or sys.stderr, clock
         self.count = 0  # since the beginning of this run
+        self.values = ""
         self.lock = threading.Lock()
         self.ticker = _Ticker(self.tick, every)
         self.started = clock()
@@ -130,6 +134,9 @@ class LogLines(Generic[T]):
     def update(self, n: int = 1) -> None:
         with self.lock:
             self.count += n
+
+    def set_postfix(self, **values: object) -> None:
+        self.values = "".join(f"; {name} {value}" for name, value in values.items())
 
     def tick(self) -> None:
         """Print how far it is by now."""
@@ -152,6 +159,9 @@ class LogLines(Generic[T]):
             say(self._line() if kind is None else self._stopped(), self.file)
 
     def _line(self) -> str:
+        return self._how_far() + self.values
+
+    def _how_far(self) -> str:
         with self.lock:
             count = self.count
         now, seconds = self.before + count, max(self.clock() - self.started, 1e-9)

@@ -7,8 +7,8 @@ Reads config.yaml of the working directory and the files laid over it; writes no
 
 from __future__ import annotations
 
-import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "before":
         print(before(config), flush=True)
         return 0
-    python = Path(os.path.abspath(sys.executable))  # the link in .venv, not what it points to
+    python = Path(shutil.which("python") or sys.executable)  # that of .venv: `make` puts it first in PATH
     installed = python.with_name("grace")
     print(after(config, Path.cwd(), installed if installed.exists() else python), flush=True)
     return 0

@@ -52,5 +52,5 @@ def test_make_alone_lists_every_target_and_variable():
     assert sorted(listed) == sorted(set(targets) - {"help", "clean"})
     for variable in ("CONFIG", "CORES", "VERBOSE", "PYTHON"):
         assert re.search(rf"^  {variable} +\S", done.stdout, re.MULTILINE), variable
-    assert [line for line in done.stdout.splitlines() if line and line[0] != " "][0] == "Run"
+    assert next(line for line in done.stdout.splitlines() if line and line[0] != " ") == "Run"
     assert max(map(len, done.stdout.splitlines())) <= 120

@@ -76,6 +76,16 @@ def test_lines_of_a_loop():
     ]
 
 
+def test_values_of_a_training_stand_at_the_end_of_its_lines():
+    bar, clock, log = lines_of(100)
+    with bar:
+        bar.update(50)
+        bar.set_postfix(loss="0.125", queries=64)
+        clock.now = 10.0
+        bar.tick()
+    assert log.lines()[0] == "encode: 50 of 100 images (50 %), 5 images/s, about 10 s left; loss 0.125; queries 64"
+
+
 def test_a_resumed_loop_counts_the_speed_of_this_run_alone():
     bar, clock, log = lines_of(2600, done=2000)
     with bar:
