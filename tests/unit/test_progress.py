@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import subprocess
 import sys
@@ -209,7 +210,10 @@ def test_a_process_that_does_not_speak_counts_in_silence(capsys):
 
 def test_what_is_said_is_in_the_log_at_once():
     script = "from grace.system.progress import say; import os; say('2,600 images'); os._exit(0)"  # flushes nothing
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "2,600 images\n"
     say("above the bars", log := Log())
     assert log.getvalue() == "above the bars\n"
