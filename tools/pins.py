@@ -36,7 +36,7 @@ HASHED = [
 ]
 HEADER = "# Made by `python tools/pins.py --write` from requirements/pins.toml: edit that file.\n"
 ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model", "tables")}
-RUN = ("grace", "model", "train", "tables", "workflow")
+RUN = ("grace", "model", "train", "tables", "workflow", "install")
 # Of these there is a build for every CUDA and one for none, on several indices: no list of hashes holds for all users.
 TORCH = ("torch", "torchvision")
 

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from grace.model.language_models import language_model
 from grace.system.errors import GraceError
+from grace.system.packaged import need_package
 from grace.system.torchvision_shim import import_torchvision
 from grace.workflow.config import Flamingo as FlamingoSettings
 
 import_torchvision()
+need_package("open_flamingo", "the language model")
 
 from open_flamingo.src.factory import _infer_decoder_layers_attr_name  # noqa: E402
 from open_flamingo.src.flamingo import Flamingo  # noqa: E402

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grace.system.packaged import need_package
 from grace.system.weights import unique_tensors
 from grace.training.lora import merged
 from grace.training.master_weights import head_values, set_head_values
@@ -196,6 +197,7 @@ def whole_model(engine: Any, training: Training, shell: nn.Module | None) -> Ite
 
 
 def _import_deepspeed() -> Any:
+    need_package("deepspeed", "training")
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
         os.environ.setdefault(name, str(value))
     if world_size() == 1 and not torch.distributed.is_initialized():

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from grace.model.batches import Batch, collate, media_of, share_images
 from grace.system.errors import GraceError, Interrupted
+from grace.system.packaged import need_package
 from grace.towers.embeddings import Embeddings
 from grace.training.deepspeed_engine import (
     gathered_tensors,
@@ -227,6 +228,7 @@ def _check_finite(engine: Any, loss: float, step: int, state: TrainingState) -> 
 def _tensorboard(state: TrainingState, start: int) -> Any:
     if not is_first_process():
         return None
+    need_package("tensorboard", "training")
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(state.folder / "tensorboard"), purge_step=start + 1)
