@@ -1,7 +1,7 @@
 """The definition of the container that runs the workflow's stages: envs/grace.def, for Apptainer (or Singularity).
 
-Part of tools/pins.py. The container holds what `make install` puts into .venv, from the same requirement files, and this package.
-It is built in the repository's root, where the files that it copies are found:
+Part of tools/pins.py. The container holds what `make install` puts into .venv, from the same requirement files, and this
+package. It is built in the repository's root, where the files that it copies are found:
     apptainer build envs/grace.sif envs/grace.def
 """
 
