@@ -188,3 +188,20 @@ def test_the_version_is_printed_by_the_command():
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=60, check=True)
     assert re.fullmatch(rf"grace {re.escape(__version__)}( \(commit [0-9a-f]+(-dirty)?\))?\n", done.stdout)
     assert done.stdout == version.version_line() + "\n"
+
+
+def test_the_environment_is_made_again_when_the_package_changes(tmp_path):
+    """`make install` does nothing in a finished environment, and everything after a change of pyproject.toml."""
+    names = ["Makefile", "pyproject.toml", *(f"requirements/{name}.txt" for name in ("run", "torch", "no-deps"))]
+    for number, name in enumerate([*names, ".venv/run.done"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text() if name == "Makefile" else "")
+        os.utime(tmp_path / name, (1000 + number, 1000 + number))
+
+    def planned() -> str:
+        command = ["make", "--dry-run", "install"]
+        return subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True, timeout=60).stdout
+
+    assert "pip install" not in planned()
+    os.utime(tmp_path / "pyproject.toml", (2000, 2000))
+    assert "--editable ." in planned()
