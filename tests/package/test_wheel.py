@@ -140,7 +140,7 @@ def test_the_package_is_the_installed_one(installed):
 def test_help_lists_every_stage(installed):
     listed = {line.split()[0] for line in passed(installed.run("grace", "--help")).splitlines() if line.strip()}
     assert set(STAGES) <= listed
-    assert "--query" in passed(installed.run("grace", "search", "--help"))
+    assert "{captions}" in passed(installed.run("grace", "search", "--help"))
 
 
 def test_the_version_has_no_commit_outside_of_a_checkout(installed):
