@@ -31,7 +31,7 @@ IDENTIFIERS = expand(rules.assign_identifiers.output, scheme=CONFIG.trained_sche
 TRIES = expand(rules.build_trie.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
 MODELS = expand(rules.train_model.output, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
 RUNS = expand(rules.retrieve_images.output, scheme=CONFIG.schemes, seed=CONFIG.seeds)
-SCORES = expand(rules.evaluate_system.output, system=SYSTEMS)
+SCORES = expand(rules.evaluate_system.output, system=[*SYSTEMS, *FOREIGN])
 
 
 rule all:

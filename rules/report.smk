@@ -5,6 +5,7 @@ rule report:
         dataset=rules.dataset.output[0],
         embeddings=rules.encode.output[0],
         runs=expand(f"{DATA}/{{system}}/run.trec", system=SYSTEMS),
+        foreign=lambda wildcards: list(FOREIGN.values()),
         models=expand(rules.train_model.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
         identifiers=expand(rules.assign_identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
         benchmark=benchmark_of_decoding,
