@@ -19,6 +19,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grace.evaluation.comparison import corrected_for
+from grace.evaluation.foreign import foreign_notes
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import RESAMPLES
 from grace.evaluation.table import chance_level
@@ -91,6 +92,7 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "recall": tables.recall_rows(systems),
         "versus": tables.versus_rows(systems),
         "seeds": tables.seed_rows(systems),
+        "other_methods": foreign_notes([system.row for system in systems]),
         "recall_figure": recall_figure(systems),
         "examples": system_examples(inputs, settings.examples, pictures),
         "several_seeds": len({system.name for system in systems}) < len(systems),
@@ -137,7 +139,7 @@ def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]
     for system in inputs.systems:
         if system.curve is not None:
             found[system.label] = system.curve
-        elif not system.is_baseline:
+        elif system.is_generative:
             missing.append(f"No training curve of {system.label}: its model/metrics.jsonl is missing or empty.")
     return found, missing
 
