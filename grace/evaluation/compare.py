@@ -65,6 +65,8 @@ def compare(
     if (qrels is None) == (dataset is None):
         raise GraceError("compare: give the relevant images by --qrels FILE or by --dataset DIR, one of the two")
     parsed = [parse_measure(name) for name in measures]
+    if not parsed:
+        raise GraceError("compare: name at least one measure, such as R@1")
     gallery = None if dataset is None else set(load_dataset(dataset).gallery.image_id)
     relevant = read_qrels(qrels if dataset is None else dataset / "qrels.trec")
     gold = gold_images(relevant)
