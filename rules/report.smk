@@ -24,7 +24,7 @@ rule report:
         models=expand(f"{RUN}/model", scheme=CONFIG.schemes, seed=CONFIG.seeds),
         identifiers=expand(f"{RUN}/identifiers", scheme=CONFIG.schemes, seed=CONFIG.seeds),
         config=rules.configuration.output[0],
-        benchmark=own_files(CONFIG, "report"),
+        given=own_files(CONFIG, "report"),
     output:
         f"{OUTPUT}/report/index.html",
     log:

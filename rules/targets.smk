@@ -9,6 +9,7 @@ EVERYTHING = [
     *TRAINED([f"{RUN}/identifiers", f"{RUN}/model"]),
     *EVERY([f"{RUN}/trie.safetensors", f"{RUN}/certificates.parquet"]),
     *expand(f"{DATA}/{{system}}/{{made}}", system=SYSTEMS, made=SYSTEM_FILES),
+    *expand(f"{DATA}/{{system}}/{{made}}", system=FOREIGN, made=["metrics.json", "per_query.parquet"]),
     *(f"{OUTPUT}/{made}" for made in ("metrics.json", "report/config.json", "report/index.html")),
 ]
 
@@ -40,4 +41,4 @@ rule retrieve:
 
 rule evaluate:
     input:
-        up_to("evaluate", "evaluate_system", expand(f"{DATA}/{{system}}/metrics.json", system=SYSTEMS)),
+        up_to("evaluate", "evaluate_system", expand(f"{DATA}/{{system}}/metrics.json", system=EVALUATED)),

@@ -19,6 +19,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grace.evaluation.comparison import corrected_for
+from grace.evaluation.foreign import foreign_notes
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import RESAMPLES
 from grace.evaluation.table import chance_level
@@ -40,11 +41,13 @@ TEMPLATE = "template.html"
 def _read(given: dict[str, Any]) -> dict[str, Path]:
     """The files that the page is made from, by their place in the results folder."""
     results, benchmark = Path(given["results"]), given["settings"].benchmark
-    folder = results / load(given["config"]).dataset.name
+    config = load(given["config"])
+    folder = results / config.dataset.name
     read = [results / "metrics.json", folder / "dataset", folder / "embeddings"]
     for name in ("run.trec", "retrieval.json", "identifiers", "model"):
         read += sorted([*folder.glob(f"*/{name}"), *folder.glob(f"*/*/{name}")])
     named = {str(path.relative_to(results)): path for path in read}
+    named |= {f"runs.{name}": Path(path) for name, path in config.runs.items()}
     return {"config": given["config"], **named, "benchmark": Path(benchmark) if benchmark else results / decoding.FILE}
 
 
@@ -104,6 +107,7 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
         "recall": tables.recall_rows(systems),
         "versus": tables.versus_rows(systems),
         "seeds": tables.seed_rows(systems),
+        "other_methods": foreign_notes([system.row for system in systems]),
         "recall_figure": recall_figure(systems),
         "examples": system_examples(inputs, settings.examples, pictures),
         "several_seeds": len({system.name for system in systems}) < len(systems),
@@ -150,7 +154,7 @@ def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]
     for system in inputs.systems:
         if system.curve is not None:
             found[system.label] = system.curve
-        elif not system.is_baseline:
+        elif system.is_generative:
             missing.append(f"No training curve of {system.label}: its model/metrics.jsonl is missing or empty.")
     return found, missing
 

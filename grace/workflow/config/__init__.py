@@ -23,7 +23,7 @@ from grace.workflow.config.models import (
     Tower,
 )
 from grace.workflow.config.overlays import Overlays
-from grace.workflow.config.results import Evaluate, Report, Resources, Retrieve
+from grace.workflow.config.results import Evaluate, Report, Resources, Retrieve, Runs
 from grace.workflow.config.training import (
     Atomic,
     Captioner,
@@ -95,6 +95,10 @@ class Config(Section):
     )
     seeds: tuple[Count, ...] = Field(
         (0,), description="seeds: each trains every scheme once more, with other identifiers"
+    )
+    runs: Runs = Field(
+        {},
+        description="TREC runs of other methods on the same queries and gallery, {name: path}: a row each in metrics, table and report",
     )
     dataset: Dataset = Dataset()
     tower: Tower = Tower()

@@ -54,6 +54,9 @@ def named(config: Config) -> list[Named]:
         model = tower.open_clip.model.removeprefix("local-dir:")
         out += _local("tower.open_clip.model", model, "the tower's configuration", ("tower",))
         out += _local("tower.open_clip.pretrained", tower.open_clip.pretrained, "the tower's weights", ("tower",))
+    out += [
+        Named(f"runs.{name}", path, "the TREC run", ("report",), folder=False) for name, path in config.runs.items()
+    ]
     if config.report.benchmark:
         out.append(
             Named("report.benchmark", config.report.benchmark, "the benchmark of decoding", ("report",), folder=False)

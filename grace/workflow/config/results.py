@@ -1,12 +1,18 @@
-"""Configuration of search, evaluation, report and resources."""
+"""Configuration of search, evaluation, runs of other methods, report and resources."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from grace.workflow.config.base import Count, Home, Positive, Section, Share
+from grace.workflow.schemes import SCHEMES
+
+OWN_SYSTEMS = ("baseline", *SCHEMES)
+"""Names of the systems that the workflow makes itself, in the order of the tables."""
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 class Retrieve(Section):
@@ -51,6 +57,46 @@ class Evaluate(Section):
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: Count = Field(0, description="seed of the resampling")
+
+
+def check_run_name(name: str) -> str:
+    """Return the name of a run of another method; `ValueError` if it is not a word or is the name of one of our systems."""
+    if not RUN_NAME.fullmatch(name):
+        raise ValueError(
+            f"the name {name!r} of a run may hold letters, digits, - and _ only, must begin with a letter or a digit, and "
+            "may have at most 40 characters"
+        )
+    if name.lower() in OWN_SYSTEMS:
+        raise ValueError(f"the name {name!r} of a run is that of a system of this workflow; choose another")
+    return name
+
+
+def _names_with_paths(value: Any) -> Any:
+    """Explain what pydantic would report about the keys of a mapping without naming the remedy."""
+    if isinstance(value, str):
+        raise ValueError(f"a run needs a name; write {{mine: {value}}}")
+    if isinstance(value, dict):
+        numbers = [name for name in value if not isinstance(name, str)]
+        if numbers:
+            raise ValueError(f"the name {numbers[0]!r} of a run is not a text; put it in quotes")
+    return value
+
+
+def _checked_names(value: dict[str, str]) -> dict[str, str]:
+    seen: dict[str, str] = {}
+    for name, path in value.items():
+        check_run_name(name)
+        if not path.strip():
+            raise ValueError(f"the run {name!r} has no path; name its file, or leave it out")
+        # On a file system that ignores case, both would write into one folder.
+        if name.lower() in seen:
+            raise ValueError(f"the names {seen[name.lower()]!r} and {name!r} differ in upper and lower case only")
+        seen[name.lower()] = name
+    return value
+
+
+Runs = Annotated[dict[str, Home], BeforeValidator(_names_with_paths), AfterValidator(_checked_names)]
+"""TREC runs of other methods, {name: path}."""
 
 
 class Report(Section):
