@@ -39,8 +39,8 @@ def test_texts_are_what_identifiers_make_of_them(tmp_path, ending) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([("im1", "a dog")], "has none for 1 images, such as im2"),
-        ([*ROWS, ("im3", "a cat")], "names im3, which is no gallery image"),
+        ([("im1", "a dog")], "has no row for 1 images, such as im2"),
+        ([*ROWS, ("im3", "a cat")], "names im3, which is not a gallery image"),
         ([*ROWS, ("im2", "  ")], "must have image_id and text in every row"),
         ([*ROWS, ("im2", None)], "must have image_id and text in every row"),
     ],
