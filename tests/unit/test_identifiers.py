@@ -263,7 +263,7 @@ def test_checks_fail_in_words(make, tiny, tokenizer, scheme: str):
 
     check_identifiers(tables.table, images, tokenizer, scheme, tables.new_tokens)
     last = tables.table["image_id"].iloc[-1]
-    refused(f"image {last} has none", lambda table: table[table["image_id"] != last])
+    refused(f"image {last} has no identifier", lambda table: table[table["image_id"] != last])
     refused("has an identifier, but should have none", lambda table: table.assign(image_id=["im0", *table["image_id"][1:]])
             if scheme == "semantic" else pd.concat([table, table[:1].assign(image_id="im0")]))  # fmt: skip
     refused("appears twice|has two", lambda table: pd.concat([table, table[:1]]))

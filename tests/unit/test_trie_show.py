@@ -57,7 +57,7 @@ def test_a_prefix_that_is_not_there_is_told(made: dict) -> None:
     train = assigned.of_split("train")["text"]
     gallery = set(assigned.of_split("test")["text"])
     absent = next(text for text in train if text not in gallery)
-    with pytest.raises(GraceError, match="no identifier in the gallery starts with .*: only the first"):
+    with pytest.raises(GraceError, match=r"no identifier in the gallery starts with .*: only the first"):
         printed(absent, made)
     if assigned.scheme == "atomic":
         with pytest.raises(GraceError, match="class number"):
