@@ -1,8 +1,8 @@
-"""Times of files that a clock running ahead has stamped: the workflow takes them back to now before its first job.
+"""Reset modification times that lie in the future, left by a clock that ran ahead, before the workflow's first job.
 
-Snakemake takes an output for old if an input is newer, and refuses a job whose input bears a time to come. So what was made
-while the clock ran ahead would rerun until that time has come, and end every run in an error. Files of the past need nothing:
-what was made of them is newer, or runs again.
+Snakemake considers an output old if an input is newer, and refuses a job whose input is dated in the future. So outputs made
+while the clock ran ahead would be remade, and every run would fail, until that time has come. Times in the past need no
+correction: what was made from those files is newer, or is remade.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def no_times_to_come(folder: Path | str) -> int:
-    """Give every file and folder below `folder` that is dated later than now the time of now; return how many were."""
+    """Set the mtime of everything below `folder` that is dated in the future to now; return how many were changed."""
     now, found = time.time_ns(), 0
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):

@@ -117,7 +117,7 @@ def test_a_full_disk_is_refused_before_the_first_image(world, monkeypatch):
 def test_a_foreign_folder_is_refused_before_the_first_image(world):
     (world.folder / "embeddings").mkdir()
     (world.folder / "embeddings/mine.txt").write_text("mine")
-    with pytest.raises(GraceError, match="did not make"):
+    with pytest.raises(GraceError, match="not written by this command"):
         world()
     assert not (world.folder / "embeddings_state").exists()
 

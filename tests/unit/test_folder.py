@@ -273,7 +273,7 @@ def test_wrong_folders(few):
         folder(output=few / "out", settings=Folder(images=str(few / "nowhere")), name="x")
     with pytest.raises(GraceError, match="is not a folder"):
         folder(output=few / "out", settings=Folder(images=str(few / "photos/1.png")), name="x")
-    with pytest.raises(GraceError, match="holds files that this command did not make"):
+    with pytest.raises(GraceError, match="contains files not written by this command"):
         folder(output=few, settings=Folder(images=str(few / "photos")), name="x")
     assert len(list((few / "photos").iterdir())) == 10
 

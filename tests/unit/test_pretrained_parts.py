@@ -176,7 +176,7 @@ def test_missing_parts_are_said_in_words(tmp_path, monkeypatch):
         GraceError, match=r"needs the Python package no_such_part, which is not installed; .*make offline"
     ):
         gguf.gguf_file("package:no_such_part")
-    with pytest.raises(GraceError, match="holds 0 files"):
+    with pytest.raises(GraceError, match="contains 0 files"):
         gguf.gguf_file("package:json")
     with pytest.raises(GraceError, match="language model is missing"):
         gguf.gguf_file(str(tmp_path / "none.gguf"))

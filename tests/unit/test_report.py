@@ -214,9 +214,9 @@ def test_hits_and_misses_with_pictures(made):
     pictures = page.of("img")
     assert len(pictures) > 3 * 8 * 5
     assert all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in pictures)
-    assert sum("the right picture" in a["alt"] for a in pictures) >= 3 * 4
-    assert "right picture at rank 1 ·" in page.text and re.search(
-        "right picture at rank [38] ·|not among the answers", page.text
+    assert sum("the correct picture" in a["alt"] for a in pictures) >= 3 * 4
+    assert "correct picture at rank 1 ·" in page.text and re.search(
+        "correct picture at rank [38] ·|not among the answers", page.text
     )
     assert '<code title="&lt;s0_' in text
 
@@ -289,10 +289,10 @@ def test_missing_optional_pieces_are_said(tmp_path):
         path.unlink()
     report(**arguments, settings=Report(examples=0))
     text = Page(arguments["output"].read_text()).text
-    assert "No training curve of the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
-    assert "No training curve of atomic" in text and "No training curve of structured" not in text
+    assert "No training curve for the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
+    assert "No training curve for atomic" in text and "No training curve for structured" not in text
     assert "identifiers/statistics.json is missing" in text and "No benchmark files were found" in text
-    assert "No picture of the workflow: the stages left no records here" in text
+    assert "No diagram of the workflow: there are no records of the stages here" in text
 
 
 @pytest.mark.parametrize(
