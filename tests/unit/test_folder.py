@@ -226,10 +226,10 @@ def test_a_photo_of_a_phone_is_told_what_to_do_with(few):
 
 def test_settings_that_cannot_be_meant(few):
     with pytest.raises(
-        GraceError, match=r"dataset\.folder names 'photos', but dataset\.source is scenes; set source: folder"
+        GraceError, match=r"dataset\.folder is set to 'photos', but dataset\.source is scenes; set source: folder"
     ):
         parse(Config, {"dataset": {"folder": {"images": "photos"}}}, "given")
-    with pytest.raises(GraceError, match=r"leave no image to train on"):
+    with pytest.raises(GraceError, match=r"leave no images to train on"):
         parse(Config, {"dataset": {"folder": {"test_share": 0.6, "val_share": 0.6}}}, "given")
 
 
