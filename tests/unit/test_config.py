@@ -166,7 +166,7 @@ def test_a_broken_file_is_named(tmp_path):
         ({"train": {"zero_stage": 0, "optimizer_offload": "cpu"}}, "optimizer_offload: cpu needs zero_stage"),
         *(({"output": name}, "output: choose a separate folder") for name in ("", " ", ".", "..", "/", "a/..", "../results", "./")),
         *(({"output": name}, "output: choose a separate folder") for name in ("grace", "tests/x", ".git", str(Path.cwd()))),
-        *(({"output": name}, "output: the folder's name must not contain") for name in ("a{b}", "r*", "~/results", "$HOME/r", "a\nb")),
+        *(({"output": name}, "folder's name must not") for name in ("a{b}", "r*", "~/results", "$HOME/r", "a\nb")),
         *(({"dataset": {"name": name}}, "choose another") for name in ("logs", "report", "benchmarks", "metrics.json")),
     ],
 )  # fmt: skip
