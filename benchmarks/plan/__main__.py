@@ -71,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    print(f"{'case':46} {'parameters':>11} {'told':>8} {'measured':>8} {'off':>7}   MB")
+    print(f"{'case':46} {'parameters':>11} {'planned':>8} {'measured':>8} {'off':>7}   MB")
     for name in options.cases:
         row = {"case": name, **told(*CASES[name]), "measured": measured(*CASES[name])["peak"]}
         row["off"] = row["told"] / row["measured"] - 1
