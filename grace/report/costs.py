@@ -66,7 +66,7 @@ def version_table(systems: Sequence[System]) -> tuple[list[str], list[list[str]]
 
 def machine() -> list[tuple[str, str]]:
     """The machine that writes the report."""
-    facts = [("System", platform.platform()), ("Processor", _processor()), ("Processor threads", str(os.cpu_count()))]
+    facts = [("System", platform.platform()), ("Processor", _processor()), ("CPU threads", str(os.cpu_count()))]
     try:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         facts.append(("Memory", f"{memory_bytes / 2**30:.0f} GiB"))

@@ -73,17 +73,24 @@ def prose(path: Path) -> str:
 
 
 def _pieces(source: str) -> Iterator[str]:
-    """Comments, and strings without their quotes; adjacent strings are joined, as Python does, everything else is not."""
-    inside = {getattr(tokenize, f"FSTRING_{part}", -1) for part in ("START", "MIDDLE", "END")}  # from Python 3.12 on
-    adjacent = False
+    """Comments, and strings without their quotes, with a bar between them.
+
+    Adjacent strings are joined, as Python does, and so are comments on adjacent lines.
+    """
+    strings = {getattr(tokenize, f"FSTRING_{part}", -1) for part in ("START", "MIDDLE", "END")}  # from Python 3.12 on
+    before = None
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            yield f"\n{token.string}\n"
-        elif token.type == tokenize.STRING or token.type in inside:
-            yield ("" if adjacent else "\n") + re.sub(r"^[rfbRFB]*[\"']{1,3}|[\"']{1,3}$", "", token.string)
-            adjacent = True
-        elif token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
-            adjacent = False
+            yield f"\n{token.string}" if before == "comment" else f" | {token.string}"
+            before = "comment"
+        elif token.type == tokenize.STRING or token.type in strings:
+            text = re.sub(r"^[rfbRFB]*[\"']{1,3}|[\"']{1,3}$", "", token.string)
+            yield text if before == "string" else f" | {text}"
+            before = "string"
+        elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            before = None
+        elif token.type == tokenize.NEWLINE and before == "string":
+            before = None
 
 
 def files(places: tuple[str, ...] = PLACES) -> Iterator[Path]:
