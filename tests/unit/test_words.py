@@ -87,9 +87,7 @@ def _pieces(source: str) -> Iterator[str]:
             text = re.sub(r"^[rfbRFB]*[\"']{1,3}|[\"']{1,3}$", "", token.string)
             yield text if before == "string" else f" | {text}"
             before = "string"
-        elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
-            before = None
-        elif token.type == tokenize.NEWLINE and before == "string":
+        elif token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
             before = None
 
 
