@@ -55,9 +55,8 @@ def make_inputs(folder: Path, images: int) -> None:
     for name in ("dataset", "embeddings", "pseudo_queries"):
         (folder / name).mkdir(parents=True)
     ids = pd.Series(np.arange(images)).astype(str)
-    splits = np.where(
-        np.arange(images) % 10 == 0, "test", "train"
-    )  # no val images, so the array is used without a copy
+    # no val images, so the array is used without a copy
+    splits = np.where(np.arange(images) % 10 == 0, "test", "train")
     table = pd.DataFrame({"image_id": ids, "split": splits, "file": ids + ".jpg", "source_split": splits})
     captions = table[["image_id", "split"]].assign(caption_id="c" + ids, text="a photo")
     summary = {"name": "drawn", "source": "drawn", "images_dir": "images", "license": "none"}

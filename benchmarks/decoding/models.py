@@ -68,9 +68,8 @@ def make(settings: dict[str, Any]) -> Model:
         perceiver_latents=64,
     )
     usual = torch.get_default_dtype()
-    torch.set_default_dtype(
-        getattr(torch, settings["dtype"])
-    )  # created in that precision, since twice the size may not fit
+    # created in that precision, since twice the size may not fit
+    torch.set_default_dtype(getattr(torch, settings["dtype"]))
     try:
         model = build(flamingo_settings, words, VISUAL_WIDTH).eval().requires_grad_(False)
     finally:

@@ -89,10 +89,11 @@ def _whole_window(model: Any, step: Step, order: list[np.ndarray]) -> dict[str, 
     gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     for rows in order:
         model.zero_grad(set_to_none=True)
+        # attention as matrix products, so that they are counted
         with (
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
-        ):  # attention as matrix products, so that they are counted
+        ):
             step(rows)[0].backward()
         operations += counter.get_total_flops()
     return {"loss": loss / terms, "terms": terms, "peak": peak, "operations": operations, "gradients": gradients}

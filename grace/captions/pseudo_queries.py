@@ -125,9 +125,8 @@ def from_train_captions(
     captions_MD = torch.from_numpy(encode_captions(texts, model.encode_text, TEXTS_AT_ONCE))
     images_ND = torch.from_numpy(embeddings_of(images, tables, embeddings))
     scores, rows = torch.empty(0, len(images_ND)), torch.empty(0, len(images_ND), dtype=torch.long)
-    for start in range(
-        0, len(texts), TEXTS_AT_ONCE
-    ):  # in blocks: for millions of captions the full matrix does not fit in memory
+    # in blocks: for millions of captions the full matrix does not fit in memory
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
         here_MN = (captions_MD[start : start + TEXTS_AT_ONCE] @ images_ND.T / model.temperature).log_softmax(1)
         best, chosen = here_MN.topk(min(per_image, len(here_MN)), dim=0)
         scores, order = torch.cat([scores, best]).topk(min(per_image, len(scores) + len(best)), dim=0)

@@ -41,9 +41,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """`image` turned as its EXIF says; unchanged if the EXIF cannot be read."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except (
-        Exception
-    ):  # Pillow raises SyntaxError, struct.error, KeyError and more for corrupt EXIF; the pixels are fine
+    except Exception:  # Pillow raises SyntaxError, struct.error, KeyError and more; the pixels are fine
         turn = None
     return image if turn is None else image.transpose(turn)
 

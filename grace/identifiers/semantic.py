@@ -14,9 +14,8 @@ from grace.system.errors import GraceError
 def semantic(inputs: Inputs) -> Assignment:
     """One identifier for every distinct text of an image, in the order of the images."""
     captions = inputs.dataset.captions_of("train")[["image_id", "text"]]
-    gallery = set(
-        inputs.images["image_id"][inputs.images["split"] != "train"]
-    )  # val images are treated like test images
+    # val images are treated like test images
+    gallery = set(inputs.images["image_id"][inputs.images["split"] != "train"])
     queries = inputs.pseudo_queries
     queries = queries[queries["image_id"].isin(gallery)][["image_id", "text"]]
     texts = pd.concat([captions, queries], ignore_index=True)

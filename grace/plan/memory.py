@@ -69,9 +69,8 @@ def memory(
     shard = trained / processes
     on_device = 0 if offload else 1
     states = (MASTER + ADAM) * shard
-    host = (
-        0 if on_device else round(states + MASTER * shard + width * shard)
-    )  # fp32 gradients, and weights being copied back
+    # fp32 gradients, and weights being copied back
+    host = 0 if on_device else round(states + MASTER * shard + width * shard)
     if zero_stage < 3:
         weights = width * total
         share = 1.0 if zero_stage == 1 else 1 / processes

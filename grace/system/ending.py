@@ -67,9 +67,8 @@ def _watch(workflow: int) -> None:
     while _is_alive(workflow):
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
-    os.environ.pop(
-        FOLDER, None
-    )  # the stage was not cancelled: a scheduler may have killed the whole job for its memory
+    # the stage was not cancelled: a scheduler may have killed the whole job for its memory
+    os.environ.pop(FOLDER, None)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

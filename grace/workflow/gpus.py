@@ -68,9 +68,8 @@ def visible_gpus() -> list[str]:
     """The GPUs that torch sees, by their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
-    found = (
-        torch.cuda.device_count()
-    )  # asks the driver's management library, so that CUDA_VISIBLE_DEVICES can still change
+    # asks the driver's management library, so that CUDA_VISIBLE_DEVICES can still change
+    found = torch.cuda.device_count()
     given = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return (given or [str(number) for number in range(found)])[:found]
 

@@ -125,9 +125,8 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
     keys, order = _sorted(keys_S, sum(bits))
     same_length = bool((lengths_S == len(bits)).all())
     lengths = lengths_S if order is None or same_length else lengths_S[order]
-    changed = np.empty_like(
-        keys
-    )  # the highest differing bit gives the depth at which a row diverges from the previous one
+    # the highest differing bit gives the depth at which a row diverges from the previous one
+    changed = np.empty_like(keys)
     changed[0] = np.iinfo(np.int64).max
     np.bitwise_xor(keys[1:], keys[:-1], out=changed[1:])
     left, levels, labels, first = sum(bits), [0, 1], [np.zeros(1, dtype=np.int32)], [np.ones(1, dtype=np.int32)]

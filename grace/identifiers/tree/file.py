@@ -32,9 +32,8 @@ def save_trie(tree: Trie, path: Path | str, fingerprint: str | None = None) -> N
     tree = tree if fingerprint is None else dataclasses.replace(tree, fingerprint=fingerprint)
     tensors = {name: getattr(tree, name).cpu().contiguous() for name in ARRAYS}
     if tree.labels.dtype == torch.int16:
-        tensors["labels"] = tensors["labels"].view(
-            torch.uint16
-        )  # the actual type; int16 is a view for torch's operators
+        # the actual type; int16 is a view for torch's operators
+        tensors["labels"] = tensors["labels"].view(torch.uint16)
     tensors |= {"image_id_bytes": tree.image_ids.encoded.cpu(), "image_id_first": tree.image_ids.first.cpu()}
     metadata = {
         "format": FORMAT, "fingerprint": tree.fingerprint, "levels": json.dumps(tree.levels),

@@ -170,9 +170,8 @@ class Trie:
             low, stop = self.first[parents].long(), self.first[parents + 1].long()
             stop = torch.where(nodes < inner, stop, low)  # nodes of the last level have no children
             high = stop
-            for _ in range(
-                max(self.fan_out).bit_length()
-            ):  # binary search for the first child whose label is not smaller
+            # binary search for the first child whose label is not smaller
+            for _ in range(max(self.fan_out).bit_length()):
                 middle = (low + high) // 2
                 smaller = (self.tokens_into(middle.clamp(max=self.nodes - 1)) < tokens) & (low < high)
                 low, high = torch.where(smaller, middle + 1, low), torch.where(smaller, high, middle)
