@@ -272,7 +272,9 @@ def test_several_seeds_are_averaged_and_named(tmp_path):
     assert f"{mean(values):.1f}± {stdev(values):.1f}" in text
     hits = [100 * row["R@1"] for row in rows]
     assert f"atomic for {mean(hits):.1f} % (mean of 2 seeds, standard deviation {stdev(hits):.1f}), " in text
-    assert "not corrected" not in text and "corrected for 1 system" in text and "also resample the trained seeds" in text
+    assert (
+        "not corrected" not in text and "corrected for 1 system" in text and "also resample the trained seeds" in text
+    )
     assert "Mean over seeds" in text and "atomic, seed 1" in text and "the first is shown" in text
 
 
