@@ -1,23 +1,20 @@
 """Prevent a run from restarting a stage that was cancelled.
 
 Snakemake restarts every failed job up to `--retries` times, even one that the user cancelled. So a stage that receives
-SIGTERM leaves a mark in the folder GRACE_CANCELLED, and a restarted stage that finds its mark refuses to run. Snakemake
-deletes a job's log and outputs before a restart, so the mark cannot be kept there. `forget_cancelled` deletes all marks when
-a run starts. A stage run by hand has no GRACE_CANCELLED: it neither leaves nor looks for a mark.
+SIGTERM leaves a mark, and a restarted stage that finds its mark refuses to run. Snakemake deletes a job's log and outputs
+before a restart, so the mark is a file beside the log, `LOG.cancelled` (the rules set GRACE_LOG to the log). The first attempt
+of a job (GRACE_ATTEMPT) deletes the mark of an earlier run. A stage run by hand neither leaves nor looks for a mark.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from grace.system.errors import GraceError
 
-FOLDER = "GRACE_CANCELLED"
+LOG, ATTEMPT = "GRACE_LOG", "GRACE_ATTEMPT"
 
 
 def mark_cancelled() -> None:
@@ -35,20 +32,16 @@ def mark_cancelled() -> None:
 def refuse_if_cancelled() -> None:
     """Raise a `GraceError` if an earlier attempt of this stage was cancelled in the same run."""
     mark = _mark()
-    if mark is not None and mark.exists():
+    if mark is None or not mark.exists():
+        return
+    if os.environ.get(ATTEMPT, "1") == "1":
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            mark.unlink(missing_ok=True)
+    else:
         raise GraceError("this stage was cancelled and is not restarted in this run; start a new run to resume")
 
 
-def forget_cancelled(folder: Path | str) -> None:
-    """Delete all marks: stages cancelled in an earlier run may start in this one."""
-    if os.path.isdir(folder):
-        shutil.rmtree(folder)
-
-
 def _mark() -> Path | None:
-    """The path of this stage's mark, named after its output; None outside the workflow."""
-    folder = os.environ.get(FOLDER)
-    if not folder or "--output" not in sys.argv[:-1]:
-        return None
-    output = sys.argv[sys.argv.index("--output") + 1]
-    return Path(folder) / hashlib.sha256(output.encode("utf-8", "surrogateescape")).hexdigest()
+    """The path of the mark of this process's stage; None outside the workflow."""
+    log = os.environ.get(LOG)
+    return Path(f"{log}.cancelled") if log else None

@@ -98,12 +98,12 @@ def check_space(folder: Path, needed: int, what: str, reserve: int = 0) -> None:
     if free < needed + reserve:
         spare = f" and {reserve / 1e9:.1f} GB to spare" if reserve else ""
         raise GraceError(
-            f"{what} needs {_amount(needed)}{spare} on the disk of {folder}, but {_amount(free)} are free; free some space, "
+            f"{what} needs {amount(needed)}{spare} on the disk of {folder}, but {amount(free)} are free; free some space, "
             "or choose another folder"
         )
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
     """Bytes in GB, or in MB for small amounts."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
