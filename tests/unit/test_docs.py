@@ -1,0 +1,289 @@
+"""README, CONTRIBUTING and docs/: every command, target, configuration key and link in them is real.
+
+Commands are parsed by the programs themselves (the typer app, Snakemake's parser) without being run;
+`tests/workflow/test_documented_runs.py` has Snakemake plan them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from grace.cli import app
+from grace.system.errors import GraceError
+from grace.workflow.config import Config, parse
+from grace.workflow.config.export import value_of
+from tests.unit.documents import DOCUMENTS, ROOT, SHELL, blocks, overlays, prose, shell_lines, spans
+
+README = ROOT / "README.md"
+MOST_WORDS = 900
+LANGUAGES = {SHELL, "bibtex", "csv", "python", "text", "yaml"}
+PARSED_ELSEWHERE = {"source", "huggingface-cli", "mkdocs", "git", "cd", "export"}
+"""Programs that are not ours and have no parser here."""
+PLACEHOLDERS = {"STAGE", "NAME", "FILE", "DIR"}
+
+
+class Wrong(Exception):
+    """A documented command that its program would refuse."""
+
+
+def parsed_by_grace(arguments: list[str]) -> None:
+    """Have the typer app parse a command line; nothing is run."""
+    command = get_command(app)
+    _disarm(command)
+    try:
+        command.main(arguments, prog_name="grace", standalone_mode=False)
+    except Exception as error:  # usage errors are of typer's own copy of click
+        raise Wrong(f"{type(error).__name__}: {getattr(error, 'message', error)}") from None
+
+
+def _disarm(command: Any) -> None:
+    command.callback = lambda **_: None
+    for below in getattr(command, "commands", {}).values():
+        _disarm(below)
+
+
+def parsed_by_snakemake(arguments: list[str]) -> Any:
+    """Have Snakemake's own parser read a command line; every configuration file in it is there or is written by a document."""
+    from snakemake.cli import get_argument_parser
+
+    try:
+        given = get_argument_parser().parse_args(arguments)
+    except SystemExit:
+        raise Wrong(f"snakemake {shlex.join(arguments)}: not understood") from None
+    missing = [str(file) for file in given.configfile or () if not ((ROOT / file).is_file() or str(file) in overlays())]
+    if missing:
+        raise Wrong(f"no such configuration: {', '.join(missing)}")
+    for profile in given.profile or ():
+        if not (ROOT / profile / "config.yaml").is_file():
+            raise Wrong(f"no such profile: {profile}")
+    return given
+
+
+def known_to_make(arguments: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        known = re.search(rf"\b{re.escape(name)}\b", makefile) if equals else name in targets
+        if not known:
+            raise Wrong(f"make knows no {argument}")
+
+
+def found_by_python(arguments: list[str]) -> None:
+    """`python SCRIPT` or `python -m MODULE`: it is there; of pytest, the files that it is given too."""
+    if arguments[:1] == ["-m"] and arguments[1] == "grace":
+        return parsed_by_grace(arguments[2:])
+    if arguments[:1] == ["-m"]:
+        if importlib.util.find_spec(arguments[1]) is None:
+            raise Wrong(f"no module {arguments[1]}")
+        files = [argument for argument in arguments[2:] if argument.startswith("tests")]
+    else:
+        files = arguments[:1]
+    for file in files:
+        if not (ROOT / file.partition("::")[0]).exists():
+            raise Wrong(f"no such file: {file}")
+
+
+def known_to_pip(arguments: list[str]) -> None:
+    for option, value in zip(arguments, arguments[1:], strict=False):
+        if option == "-r" and not (ROOT / value).is_file():
+            raise Wrong(f"no such file: {value}")
+
+
+PROGRAMS = {
+    "grace": parsed_by_grace,
+    "snakemake": parsed_by_snakemake,
+    "make": known_to_make,
+    "python": found_by_python,
+    "pip": known_to_pip,
+}
+
+
+def check(line: str) -> None:
+    """Raise `Wrong` if the program of a shell line would refuse it, or is none that the documents may use."""
+    words = shlex.split(line, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    program, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
+    if program in PROGRAMS:
+        PROGRAMS[program](arguments)
+    elif program not in PARSED_ELSEWHERE:
+        raise Wrong(f"unknown program {program}")
+
+
+LINES = [line for document in DOCUMENTS for line in shell_lines(document)]
+SPANS = sorted({span for document in DOCUMENTS for span in spans(document)})
+
+
+@pytest.mark.parametrize(("place", "line"), LINES, ids=[f"{place} {line[:40]}" for place, line in LINES])
+def test_every_command_is_understood_by_its_program(place, line):
+    check(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "grace serch 'a cat'",
+        "grace search 'a cat' --sytem results",
+        "grace search",
+        "grace trie shw --trie t",
+        "python -m grace table --metric results/metrics.json",
+        ".venv/bin/grace plan --configfile config.yaml --gpus four",
+        "snakemake --cores all --confgfile config/tiny.yaml",
+        "snakemake --cores all --configfile config/tinny.yaml",
+        "snakemake --profile profiles/slrm",
+        "make rnu",
+        "make run CNOFIG=config/tiny.yaml",
+        "python tools/pin.py --write",
+        "python -m benchmarks.decodings",
+        "python -m pytest tests/unit/test_identifier.py",
+        "pip install -r requirements/slrm.txt",
+        "gracee search 'a cat'",
+    ],
+)
+def test_a_misspelled_command_is_found(line):
+    with pytest.raises(Wrong):
+        check(line)
+
+
+def test_the_documents_are_found_with_their_commands():
+    assert len(DOCUMENTS) > 20 and len(LINES) > 50
+    programs = {shlex.split(line, comments=True)[0].removeprefix(".venv/bin/") for _, line in LINES}
+    assert {"grace", "snakemake", "make", "python"} <= programs
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_fence_names_a_language_that_the_tests_know(document):
+    """A command in a block without a language would be checked by nobody."""
+    assert {block.language for block in blocks(document)} <= LANGUAGES
+    for block in blocks(document):
+        if block.language == "python":
+            ast.parse(block.text if not block.text.startswith(" ") else f"{{\n{block.text}\n}}")
+
+
+@pytest.mark.parametrize(
+    "span", [span for span in SPANS if re.match(r"(python -m )?grace \w|make \w|snakemake ", span)]
+)
+def test_commands_in_running_text(span):
+    """They may leave out what a command requires, but name no command, option or target that does not exist."""
+    if PLACEHOLDERS & set(span.split()[1:2]):
+        return
+    try:
+        check(span)
+    except Wrong as error:
+        assert "Missing" in str(error), f"`{span}`: {error}"
+
+
+def test_commands_in_running_text_are_found():
+    assert {"make lint", "make offline"} <= set(SPANS)
+    with pytest.raises(AssertionError):
+        test_commands_in_running_text("grace verfy")
+
+
+KEY = re.compile(rf"((?:{'|'.join(Config.model_fields)})\.[a-z_][a-z_.0-9]*)(?::.*)?$")
+"""A dotted key of the configuration, alone or with a value: `train.steps`, `train.structured.steps: 21`."""
+FILES = re.compile(r"\.(json|yaml|html|smk|md|parquet|py|trec|csv)$")
+
+
+def configuration_keys() -> list[str]:
+    matches = (KEY.match(span) for span in SPANS if not FILES.search(span))
+    return sorted({match[1] for match in matches if match})
+
+
+@pytest.mark.parametrize("key", configuration_keys())
+def test_every_configuration_key_exists(key):
+    value_of(Config(), key)
+
+
+def test_configuration_keys_are_found_and_a_wrong_one_is_not():
+    assert {"train.steps", "retrieve.search", "dataset.folder.max_skipped"} <= {*configuration_keys(), "train.steps"}
+    assert len(configuration_keys()) > 40
+    assert KEY.match("train.stepz: 3")[1] == "train.stepz"
+    with pytest.raises(GraceError):
+        value_of(Config(), "train.stepz")
+
+
+YAML = [block for document in DOCUMENTS for block in blocks(document) if block.language == "yaml"]
+
+
+@pytest.mark.parametrize("block", YAML, ids=lambda block: block.place)
+def test_every_piece_of_configuration_is_valid(block):
+    values = yaml.safe_load(block.text)
+    if "lsh" in values.get("schemes", ()):  # the scheme that a tutorial adds
+        values["schemes"].remove("lsh")
+    parse(Config, values, block.place)
+
+
+def test_the_readme_is_short():
+    words = README.read_text(encoding="utf-8").split()
+    assert len(words) <= MOST_WORDS, f"{len(words)} words"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        path, _, anchor = target.partition("#")
+        if re.match(r"\w+:", target):
+            continue
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), f"{target}: no such file"
+        assert not anchor or anchor in _anchors(file), f"{target}: no such heading"
+
+
+def _anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_is_wrapped(document):
+    long = [line for line in prose(document).splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert [line for line in long if len(line.split()) > 1] == []
+
+
+def test_pictures_are_small():
+    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    assert len(pictures) >= 2
+    assert {picture.name: picture.stat().st_size for picture in pictures if picture.stat().st_size >= 250_000} == {}
+
+
+@pytest.mark.parametrize("name", ["scenes", "scenes_full", "flickr8k_offline"])
+def test_the_reproduction_table_holds_the_kept_results(name):
+    page = (ROOT / "docs/reference/reproduction.md").read_text(encoding="utf-8")
+    table = page.partition(f"| {name} | you should get |\n")[2].partition("\n\n")[0]
+    shown = dict(re.findall(r"^\| (\w+) \| (.*?) \|$", table, re.MULTILINE))
+    rows = json.loads((ROOT / "docs/results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert shown == {
+        row["system"]: " / ".join(f"{100 * row[key]:.1f}" for key in ("R@1", "R@5", "R@10")) for row in rows
+    }
+
+
+def test_paths_of_documents_in_code_exist():
+    """Docstrings, rules and configurations send people to pages; a page that moves takes them along."""
+    places = [ROOT / name for name in ("Snakefile", "Makefile", "pyproject.toml", "config.yaml")]
+    for folder, ending in (
+        ("grace", "py"),
+        ("benchmarks", "py"),
+        ("tools", "py"),
+        ("rules", "smk"),
+        ("config", "yaml"),
+        ("profiles", "yaml"),
+    ):
+        places += sorted((ROOT / folder).rglob(f"*.{ending}"))
+    named = {
+        (name, place)
+        for place in places
+        for name in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", place.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert sorted(f"{place.relative_to(ROOT)}: {name}" for name, place in named if not (ROOT / name).is_file()) == []
