@@ -23,7 +23,7 @@ from tests.unit.documents import DOCUMENTS, ROOT, SHELL, blocks, prose, shell_li
 
 README = ROOT / "README.md"
 MOST_WORDS = 900
-LANGUAGES = {SHELL, "bibtex", "csv", "python", "text", "yaml"}
+LANGUAGES = {SHELL, "bibtex", "csv", "python", "snakemake", "text", "yaml"}
 PLACEHOLDERS = {"STAGE", "NAME", "FILE", "DIR"}
 LINES = [line for document in DOCUMENTS for line in shell_lines(document)]
 SPANS = sorted({span for document in DOCUMENTS for span in spans(document)})
