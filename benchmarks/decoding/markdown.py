@@ -1,4 +1,4 @@
-"""The figures of one file as Markdown, for docs/explanation/decoding.md.
+"""The figures of one file as Markdown, for docs/decoding.md.
 
 python -m benchmarks.decoding.markdown docs/results/decoding_benchmark.json
 """

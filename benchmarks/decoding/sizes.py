@@ -1,4 +1,4 @@
-"""What each part runs: `full` gives the figures of docs/explanation/decoding.md, `toy` shows in seconds that every part works."""
+"""What each part runs: `full` gives the figures of docs/decoding.md, `toy` shows in seconds that every part works."""
 
 from __future__ import annotations
 

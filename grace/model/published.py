@@ -8,7 +8,7 @@ differ from ours in three ways, all of them listed and none of them guessed:
 - aliases: open_flamingo reaches a block as `{layers}.N.decoder_layer` and as `old_decoder_blocks.N`, and a cross-attention as
   `{layers}.N.gated_cross_attn_layer` and as `gated_cross_attn_layers.N`; a tied head is the embedding.
 
-What was confirmed and what is inferred about the published files stands in docs/explanation/training.md.
+What was confirmed and what is inferred about the published files stands in docs/training.md.
 """
 
 from __future__ import annotations

@@ -3,5 +3,5 @@
     python -m grace plan --configfile config/flickr30k.yaml --gpus 4 --gpu-memory 80
 
 Reads configuration files and, where they exist, the data set and tokenizer of the configuration; writes nothing unless asked.
-The formulas stand in docs/explanation/training.md, and `python -m benchmarks.plan` checks the memory against measured peaks.
+The formulas stand in docs/training.md, and `python -m benchmarks.plan` checks the memory against measured peaks.
 """

@@ -1,7 +1,7 @@
 """Shapes of what a configuration names: the language model's configuration, the vision tower, the number of images.
 
 The language models of the published OpenFlamingo are known by their hub names, so that no hub is asked; any other is read from
-its folder or fetched (config.json alone). docs/explanation/training.md says where the shapes are known from.
+its folder or fetched (config.json alone). docs/training.md says where the shapes are known from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bytes of one training process under every ZeRO stage: weights, gradients, optimizer, activations, and the two peaks of a step.
 
 What DeepSpeed 0.19 keeps, read from its source and in part held against measured peaks (`python -m benchmarks.plan`).
-docs/explanation/training.md has the same as formulas, and says which part.
+docs/training.md has the same as formulas, and says which part.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Training(Section):
     distillation: float = Field(
         0.0,
         ge=0,
-        description="weight of what the tower answers to a caption, beside the cross-entropy (docs/explanation/training.md): its embedding of it (atomic), its ranking of the gallery (identifiers); 0: none",
+        description="weight of what the tower answers to a caption, beside the cross-entropy (docs/training.md): its embedding of it (atomic), its ranking of the gallery (identifiers); 0: none",
     )
     learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
     schedule: Literal["linear", "cosine", "constant"] = Field(
