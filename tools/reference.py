@@ -112,6 +112,8 @@ def _limits(shape: dict[str, Any]) -> str:
     kind = shape.get("type", "")
     if kind == "array":
         return f"list of: {_limits(shape['items'])}"
+    if kind == "object":
+        return f"names, each with: {_limits(shape['additionalProperties'])}"
     words = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`", "null": "`null`"}
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     said = [f"{sign} {shape[bound]:g}" for bound, sign in bounds.items() if bound in shape]

@@ -18,7 +18,6 @@ import yaml
 from PIL import Image
 
 from grace.workflow.config import Config
-from tests.unit.documented_programs import parsed_by_snakemake
 from tests.unit.documents import DOCUMENTS, ROOT, blocks, overlays, shell_lines
 
 TUTORIAL = ROOT / "docs/tutorials/new-scheme.md"
@@ -28,39 +27,28 @@ MADE_BY_THE_READER = ("data/openflamingo-3b/checkpoint.pt", "data/mine/dataset.j
 FOLDERS_OF_THE_READER = ("data/mine/images", "flickr8k/images")
 
 
+def shortened(line: str) -> list[str]:
+    """The words of a documented line after `snakemake`, without options that do not change what is planned."""
+    line = shlex.join(shlex.split(line, comments=True)[1:])
+    return shlex.split(re.sub(r"(^| )(--cores \w+|-n|--profile \S+|--use-conda|--logger \w+)(?= |$)", "", line))
+
+
 def planned(line: str, folder: Path, repository: Path = ROOT) -> subprocess.CompletedProcess:
     """The dry run of a documented line, in a folder that holds what its reader has written."""
-    given = parsed_by_snakemake(shlex.split(line, comments=True)[1:])
-    command = [sys.executable, "-m", "snakemake", "-n", "-s", repository / "Snakefile", "--cores", "2", *given.targets]
-    for option, values in (
-        ("-R", given.forcerun),
-        ("--resources", shlex.split(line)[1:] and _after(line, "--resources")),
-    ):
-        command += [option, *values] if values else []
-    command += ["--configfile", *given.configfile] if given.configfile else []
+    command = [sys.executable, "-m", "snakemake", "-n", "-s", str(repository / "Snakefile"), "--cores", "2"]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    words = list(map(str, command))
-    return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
-
-
-def _after(line: str, option: str) -> list[str]:
-    """The values of an option as they are written."""
-    words = shlex.split(line, comments=True)
-    return words[words.index(option) + 1 :][:1] if option in words else []
+    command += shortened(line)
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
 
 
 def described() -> dict[str, str]:
-    """{command without what does not change a plan: the place of the first such line}"""
-    found: dict[str, str] = {}
+    """{line: its place} of every line that differs in more than the options above; the tutorial's scheme has a test of its own."""
+    found: dict[tuple[str, ...], tuple[str, str]] = {}
     for document in DOCUMENTS:
         for place, line in shell_lines(document):
-            words = shlex.split(line, comments=True)
-            if words[0] == "snakemake" and "--unlock" not in words and SCHEME not in line:
-                short = re.sub(
-                    r" (--cores \w+|-n|--profile \S+|--use-conda|--logger \w+)(?= |$)", "", shlex.join(words)
-                )
-                found.setdefault(short, place)
-    return found
+            if line.startswith("snakemake ") and "--unlock" not in line and SCHEME not in line:
+                found.setdefault(tuple(shortened(line)), (line, place))
+    return dict(found.values())
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +70,7 @@ def reader(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", described(), ids=[f"{place} {line}" for line, place in described().items()])
+@pytest.mark.parametrize("line", described(), ids=list(described().values()))
 def test_every_described_run_is_planned(reader, line):
     done = planned(line, reader)
     assert done.returncode == 0, done.stdout + done.stderr
