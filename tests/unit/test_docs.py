@@ -175,6 +175,17 @@ def test_the_reproduction_table_holds_the_kept_results(name):
     }
 
 
+def test_the_reproduction_table_holds_the_figures_of_the_paper(shared):
+    notes = (shared / "design/method.md").read_text(encoding="utf-8")
+    published = re.findall(r"^\| (\w+)(?:, as in[^|]*)? \| ([\d. /]+) \| ([\d. /]+) \|$", notes, re.MULTILINE)
+    page = (ROOT / "docs/reference/reproduction.md").read_text(encoding="utf-8")
+    assert len(published) == 6
+    for column, name in ((1, "Flickr30k 1K"), (2, "COCO 5K")):
+        table = page.partition(f"| {name} | paper | here |\n")[2].partition("\n\n")[0]
+        shown = re.findall(r"^\| (\w+) \| (.*?) \| not run here \|$", table, re.MULTILINE)
+        assert shown == [(row[0], row[column]) for row in published]
+
+
 def test_paths_of_documents_in_code_exist():
     """Docstrings, rules and configurations send people to pages; a page that moves takes them along."""
     places = [ROOT / name for name in ("Snakefile", "Makefile", "pyproject.toml", "config.yaml")]
