@@ -140,3 +140,20 @@ def test_the_scheme_of_the_tutorial_gives_every_image_an_identifier_of_its_own()
     assert all(bits[place] == bits[place + 1] == bits[place + 2] for place in range(0, 150, 3))
     assert namespace[SCHEME](inputs).text == made.text
     assert namespace[SCHEME](SimpleNamespace(**{**vars(inputs), "seed": 1})).text != made.text
+
+
+def test_the_tutorial_of_the_module(tmp_path):
+    """Its Snakefile and its configuration, beside a checkout: the rules of the importer and of the module are planned."""
+    page = blocks(ROOT / "docs/tutorials/module.md")
+    snakefile = next(block.text for block in page if block.language == "snakemake")
+    configuration = next(block.text for block in page if block.text.startswith("# config.yaml"))
+    (tmp_path / "grace").symlink_to(ROOT)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/Snakefile").write_text(snakefile)
+    (tmp_path / "mine/config.yaml").write_text(configuration)
+    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "2"]
+    done = subprocess.run(command, cwd=tmp_path / "mine", text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert plan["best"] == plan["grace_train_model"] == plan["grace_metrics"] == "1"
+    assert "output: retrieval/results/scenes/atomic/seed0/model" in done.stdout
