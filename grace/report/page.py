@@ -1,7 +1,7 @@
 """The stage `report`: the results of a run on one HTML page that opens offline.
 
 Reads the whole configuration (JSON or YAML) and the results folder (see `grace.report.inputs`), writes
-report/index.html.
+report/index.html, and beside it the table and its figure as files (`grace.report.extracts`).
 
     python -m grace report --config FILE --results DIR --output FILE --settings JSON
 
@@ -27,6 +27,7 @@ from grace.records.stage import stage
 from grace.report import costs, decoding, tables
 from grace.report.data_card import data_card, word_counts
 from grace.report.decoding_figure import decoding_figure
+from grace.report.extracts import FIGURE, TABLE, write_extracts
 from grace.report.figures import curves_figure, lengths_figure, recall_figure, words_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
@@ -51,13 +52,17 @@ def _read(given: dict[str, Any]) -> dict[str, Path]:
     return {"config": given["config"], **named, "benchmark": Path(benchmark) if benchmark else results / decoding.FILE}
 
 
-@stage("report", reads=_read)
+@stage("report", outputs=lambda output: [output, *(output.with_name(name) for name in (TABLE, FIGURE))], reads=_read)
 def report(*, config: Path, results: Path, output: Path, settings: Report) -> None:
-    """Write the page to `output`; raises a `GraceError` naming a required file that is missing or broken."""
+    """Write the page to `output`, and table and figure beside it.
+
+    Raises a `GraceError` naming a required file that is missing or broken.
+    """
     inputs = read_inputs(load(config), Path(results))
     page = render(inputs, settings, decoding.read_benchmark(settings.benchmark, Path(results)))
     with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    write_extracts(inputs, Path(output).parent, page)
 
 
 def render(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None = None) -> str:

@@ -20,5 +20,5 @@ STAGES: dict[str, int] = {
     "baseline": 1,
     "evaluate": 2,
     "metrics": 2,
-    "report": 3,
+    "report": 4,
 }
