@@ -77,7 +77,7 @@ def _names_with_paths(value: Any) -> Any:
     if isinstance(value, dict):
         numbers = [name for name in value if not isinstance(name, str)]
         if numbers:
-            raise ValueError(f"the name {numbers[0]!r} of a run is not a text; put it in quotes")
+            raise ValueError(f"the name {numbers[0]!r} of a run is not a string; put it in quotes")
     return value
 
 
