@@ -53,7 +53,7 @@ class Shape:
 
 
 def batches(shape: Shape) -> list[Batch]:
-    """One micro-batch, a batch a kind, as `grace.training.engine.Batches` deals them; on the device of the context."""
+    """One micro-batch, a batch a kind, as `grace.training.sampler.Batches` deals them; on the device of the context."""
     kinds = (
         ("memorize", shape.memorize, shape.memorize_length, True),
         ("retrieve", shape.retrieve, shape.length, False),

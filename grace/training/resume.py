@@ -19,13 +19,8 @@ from torch import Tensor, nn
 
 from grace.system.errors import GraceError
 from grace.system.files import read_json, write_json
-from grace.training.deepspeed_engine import (
-    effective_stage,
-    is_first_process,
-    learning_rate_factor,
-    wait_for_all,
-    world_size,
-)
+from grace.training.deepspeed_engine import effective_stage, learning_rate_factor
+from grace.training.processes import is_first_process, wait_for_all, world_size
 from grace.training.safe_state import loading_tensors_only, write_stages_as_numbers
 from grace.training.state import TrainingState
 from grace.workflow.config import Training

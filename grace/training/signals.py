@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from grace.system.cancelled import mark_cancelled
-from grace.training.deepspeed_engine import over_all
+from grace.training.processes import over_all
 
 
 class Termination:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
-from grace.training.engine import Batches, Learner, choose_trainable
-from grace.training.sampler import Sampler
+from grace.training.learner import Learner, choose_trainable
+from grace.training.sampler import Batches, Sampler
 from grace.workflow.config import Training
 
 sys.path.insert(0, str(Path(__file__).parent))

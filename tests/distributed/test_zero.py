@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 from grace.system.errors import GraceError
 from grace.system.weights import load_weights, unique_tensors
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
-from grace.training.engine import Batches, Learner, choose_trainable
-from grace.training.lora import add_adapters
+from grace.training.learner import Learner, prepare_parameters
 from grace.training.resume import load_weights_of
-from grace.training.sampler import Sampler
+from grace.training.sampler import Batches, Sampler
 from grace.training.state import TrainingState
 from grace.workflow.config import Training
 
@@ -96,9 +95,7 @@ def plain_losses(world: int, settings: Training) -> list[float]:
     """The same training in plain PyTorch: the mean of the gradients over the processes' batches and micro-batches."""
     guide, given = taught() if settings.distillation else (None, pools())
     learner = Learner(model(), "generate", 0, guide)
-    if "lora" in settings.trainable:
-        add_adapters(learner.flamingo, settings.lora, 0)
-    choose_trainable(learner.flamingo, settings)
+    prepare_parameters(learner.flamingo, settings, 0)
     optimizer = torch.optim.AdamW(parameter_groups(learner, settings), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
     dealt = []
