@@ -57,14 +57,18 @@ class ModelInTraining:
     def whole(self) -> Iterator[GraceFlamingo]:
         """The model as each process can run it alone: itself, or under ZeRO 3 a copy with the gathered parameters.
 
-        All processes enter together. The copy has the precision of the training; it takes memory until the caller drops it.
+        All processes enter together. The copy has the precision of the training; its memory is freed on leaving.
         """
         if self.training.zero_stage < 3:
             yield self.model
             return
         if self._hollow is None:
             raise ValueError("whole() under ZeRO 3 needs ModelInTraining(..., validated=True)")
-        yield self._filled(self._hollow)
+        filled = self._filled(self._hollow)
+        try:
+            yield filled
+        finally:
+            filled.to("meta")  # frees the memory, whoever still holds the copy
 
     def tensors(self) -> dict[str, Tensor]:
         """The model's tensors by name on the CPU in the first process (others: empty), gathered from ZeRO 3 shards if need be.

@@ -55,7 +55,7 @@ class Batches:
     """The batches of every micro-step: a pure function of the seed, the micro-step and the rank."""
 
     def __init__(
-        self, pools: list[Pool], objective: str, seed: int, embeddings: Embeddings, pad_id: int, training: Training
+        self, pools: Sequence[Pool], objective: str, seed: int, embeddings: Embeddings, pad_id: int, training: Training
     ) -> None:
         self.pools, self.embeddings, self.pad_id, self.share = pools, embeddings, pad_id, training.share_images
         self.samplers = [

@@ -8,7 +8,6 @@ together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -99,8 +98,9 @@ class Trainer:
         return Step(rate, loss.detach(), kinds)
 
     def log(self, step: Step, checked: bool = False) -> None:
-        """Log the step that was just made if it is due; check that it is finite before it is logged, saved (`checked`) or
-        validated.
+        """Log the step that was just made, if that is due.
+
+        Raise a `GraceError` if it is not finite and about to be logged, validated or (`checked`) saved.
         """
         logged = self.done % self.training.log_every == 0 or self.done == self.training.steps
         if not (logged or checked or self._is_measured()):
@@ -114,7 +114,8 @@ class Trainer:
     def validate(self) -> None:
         """Measure the model as it is now, and keep it if it is the best; every process comes to the same numbers."""
         with self.progress.paused():
-            scores = self._scores()
+            with self.model.whole() as whole:
+                scores = self.job.validation.measure_model(whole)
             with told_where(self.state, f"the validation of step {self.done}"):
                 self.results.add(self.done, scores, self.model.tensors)
                 self.progress.log_validation(self.results)
@@ -137,11 +138,6 @@ class Trainer:
         validation = self.job.validation
         return validation is not None and validation.due(self.done, self.training.steps)
 
-    def _scores(self) -> dict[str, float]:
-        """A function of its own: the whole model is let go before the best one is gathered."""
-        with self.model.whole() as whole:
-            return self.job.validation.measure_model(whole)
-
     def _check_finite(self, loss: float) -> None:
         """End in words if the loss or the gradient is not finite: every process sees the same numbers, so all end."""
         norm = self.engine.get_global_grad_norm()
@@ -162,6 +158,6 @@ def _seed_dropout(seed: int, micro: int) -> None:
 
 def _means(step: Step) -> dict[str, float]:
     """The losses of a step, the mean over the processes."""
-    names: list[Any] = ["loss", *(f"loss_{kind}" for kind in step.parts)]
+    names = ["loss", *(f"loss_{kind}" for kind in step.parts)]
     values = torch.stack([step.loss, *step.parts.values()]).double()
     return dict(zip(names, over_all(values, "mean").tolist(), strict=True))
