@@ -18,7 +18,7 @@ from grace.workflow.config import Training
 
 
 def make_engine(learner: nn.Module, training: Training, micro_batch: int) -> Any:
-    """The engine around `learner`, whose `flamingo` has its trainable parts chosen; `micro_batch` samples a process."""
+    """The engine around `learner`, whose trainable parts are chosen; `micro_batch`: samples per micro-step and process."""
     deepspeed = import_deepspeed()
     optimizer = torch.optim.AdamW(parameter_groups(learner, training), lr=training.learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, training))
@@ -47,8 +47,8 @@ def _offload(training: Training) -> dict[str, Any]:
 def effective_stage(training: Training) -> int:
     """The ZeRO stage that DeepSpeed is given: bf16 without ZeRO runs as stage 1, which keeps whole replicas as stage 0 does.
 
-    DeepSpeed's own bf16 optimizer of stage 0 departs from fp32 twenty times as far (4e-2 in the loss after 20 steps of the
-    distributed tests, stages 1 to 3: 2e-3).
+    DeepSpeed's own bf16 optimizer of stage 0 deviates twenty times as much from fp32 (4e-2 in the loss after 20 steps of the
+    distributed tests; stages 1 to 3: 2e-3).
     """
     return 1 if training.precision == "bf16" and training.zero_stage == 0 else training.zero_stage
 
@@ -56,8 +56,8 @@ def effective_stage(training: Training) -> int:
 def is_decayed(name: str) -> bool:
     """Whether weight decay applies to the parameter `name`: the matrices of the gated cross-attention (GRACE, section 4.1).
 
-    Gates, norms and biases are left out by the rule of open_flamingo's first trainer (0.0.2): decayed gates would close, and the
-    model forget the image. As there, the scale of the feed-forward's norm (`ff.0.weight`) is decayed: it is not named norm.
+    Gates, norms and biases are excluded, following open_flamingo's first trainer (0.0.2): decayed gates would close, and the model
+    would ignore the image. As there, the scale of the feed-forward's norm (`ff.0.weight`) is decayed: its name lacks "norm".
     """
     left_out = ("ff_gate", "attn_gate", "norm", "bias")
     return "gated_cross_attn_layer" in name and not any(part in name for part in left_out)

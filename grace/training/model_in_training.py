@@ -68,7 +68,7 @@ class ModelInTraining:
         try:
             yield filled
         finally:
-            filled.to("meta")  # frees the memory, whoever still holds the copy
+            filled.to("meta")  # frees the memory even where the copy is still referenced
 
     def tensors(self) -> dict[str, Tensor]:
         """The model's tensors by name on the CPU in the first process (others: empty), gathered from ZeRO 3 shards if need be.

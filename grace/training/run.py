@@ -2,7 +2,7 @@
 
 Writes `model.safetensors`, `config.json`, the tokenizer, `README.md` (the model card), `metrics.jsonl`, `tensorboard/`, and
 `validation.jsonl` if the training is validated. The resumable state lives in its own folder, which is deleted when the model is
-complete: a rerun after a kill resumes, a forced rerun starts anew.
+complete: a rerun after a kill resumes, a forced rerun starts from scratch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from grace.training.trainer import Trainer
 def run(job: Job) -> None:
     """Train `job`, resumed from its state folder if that holds an unfinished run of it, and write its model folder.
 
-    Every process of a distributed run calls this. A `GraceError` where the output folder is in the way, another trainer is at
-    work on the state, or the disk lacks room; and for what ends a training (see `grace.training.trainer`).
+    Every process of a distributed run calls this. Raises a `GraceError` where the output folder exists and is not this stage's,
+    another training uses the state, or the disk lacks room, and for what ends a training early (see `grace.training.trainer`).
     """
     config = dict(job.config)
     if config["flamingo"]["language_model"] == "pretrained":  # the folder is to load where no hub can be reached

@@ -1,4 +1,4 @@
-"""SIGTERM of a batch system as a wish that the training loop grants between two steps, in all processes at the same one."""
+"""SIGTERM of a batch system as a request that the training loop honours between two steps, in all processes at the same one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grace.training.processes import over_all
 
 
 class Termination:
-    """While this is in force SIGTERM is noted instead of obeyed; the handler of before comes back after it."""
+    """Inside this context SIGTERM is noted instead of obeyed; the former handler is restored on leaving."""
 
     def __init__(self) -> None:
         self._asked = False

@@ -2,7 +2,7 @@
 
 `key.json` holds the fingerprint of the job that the state belongs to (`grace.training.job`); a state of another job is
 deleted, with a line that says so. `latest` (written last) names the newest complete state. `metrics.jsonl`, `validation.jsonl` and
-`tensorboard/` grow here and move into the model folder at the end. A lock keeps a second trainer out.
+`tensorboard/` grow here and move into the model folder at the end. A lock keeps a second training out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from grace.training.processes import is_first_process, join_processes, wait_for_
 class TrainingState:
     """The state folder of one training, held while the context is entered; `key`: the fingerprint of its job.
 
-    Entering raises a `GraceError` where another trainer holds the folder.
+    Entering raises a `GraceError` where another training holds the folder.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -31,12 +31,12 @@ class TrainingState:
     def __enter__(self) -> TrainingState:
         if is_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a", encoding="utf-8")  # held open as long as the run lasts
+            self._lock = open(self.folder / "lock", "a", encoding="utf-8")  # open while the run lasts
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise GraceError(
-                    f"another trainer is at work on {self.folder}; wait for it, or end it before you start another"
+                    f"another training is using {self.folder}; wait until it ends, or end it before you start another"
                 ) from None
             self._claim()
         join_processes()
@@ -55,7 +55,9 @@ class TrainingState:
             return
         left = [entry for entry in self.folder.iterdir() if entry.name != "lock"]
         if left:
-            print(f"the state in {self.folder} is of other settings or inputs; training starts anew", flush=True)
+            print(
+                f"the state in {self.folder} is of other settings or inputs; training starts from scratch", flush=True
+            )
         for entry in left:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_json(path, {"key": self.key})
@@ -66,12 +68,12 @@ class TrainingState:
         return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
     def declare_latest(self, tag: str) -> None:
-        """Name the state `tag`, which is complete, as the newest."""
+        """Record that the state `tag` is complete, and the newest."""
         with replacing(self.folder / "latest") as temporary:
             temporary.write_text(tag, encoding="utf-8")
 
     def keep_newest(self, count: int) -> None:
-        """Delete all states but the newest `count`, and what was left of states that never became complete."""
+        """Delete all states but the newest `count`, and the remains of states that were never completed."""
         newest = int((self.latest() or "step0").removeprefix("step"))
         states = {int(entry.name.removeprefix("step")): entry for entry in self.folder.glob("step*")}
         kept = sorted(number for number in states if number <= newest)[-count:]
@@ -80,7 +82,7 @@ class TrainingState:
                 shutil.rmtree(entry)
 
     def metrics_until(self, step: int) -> None:
-        """Drop lines of metrics.jsonl after `step`: the resumed run writes them again."""
+        """Drop the lines of metrics.jsonl after `step`: the resumed run writes them again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
@@ -98,7 +100,7 @@ class TrainingState:
         shutil.copytree(self.folder / "tensorboard", folder / "tensorboard")
 
     def finish(self) -> None:
-        """The model is written: the state goes when the run leaves."""
+        """Delete the state on leaving: the model is written."""
         self._finished = True
 
 

@@ -75,7 +75,7 @@ class Trainer:
                     self.save()
                 if asked and unfinished:
                     raise Interrupted(
-                        f"ended at step {self.done} by SIGTERM; its state is kept: run the same again to go on"
+                        f"ended at step {self.done} by SIGTERM; its state is kept: run the same again to resume"
                     )
         with told_where(self.state, "the metrics"):
             self.progress.close()
@@ -112,7 +112,7 @@ class Trainer:
                 self.progress.log(self.done, losses, step.rate)
 
     def validate(self) -> None:
-        """Measure the model as it is now, and keep it if it is the best; every process comes to the same numbers."""
+        """Measure the current model, and keep it if it is the best; all processes arrive at the same numbers."""
         with self.progress.paused():
             with self.model.whole() as whole:
                 scores = self.job.validation.measure_model(whole)
@@ -121,13 +121,13 @@ class Trainer:
                 self.progress.log_validation(self.results)
 
     def save(self) -> None:
-        """Save the resumable state; older ones go, and models that an earlier state would have needed."""
+        """Save the resumable state; delete older ones, and models that only an older state would have needed."""
         save(self.engine, self.state, self.done, self.training)
         if is_first_process():
             self.results.drop_older()
 
     def _goes_on(self) -> bool:
-        """Whether another step is to be made; the model is measured first where that is due."""
+        """Whether to make another step; a validation that is due comes first."""
         if self._is_measured():
             self.validate()
             if self.results.exhausted:
@@ -139,7 +139,7 @@ class Trainer:
         return validation is not None and validation.due(self.done, self.training.steps)
 
     def _check_finite(self, loss: float) -> None:
-        """End in words if the loss or the gradient is not finite: every process sees the same numbers, so all end."""
+        """Raise a `GraceError` if the loss or the gradient is not finite: all processes see the same numbers, so all end."""
         norm = self.engine.get_global_grad_norm()
         values = {"loss": loss, "gradient": float(norm) if norm is not None else 0.0}
         what = [name for name, value in values.items() if not np.isfinite(value)]

@@ -24,7 +24,7 @@ class ValidationResults:
     """All processes hold the same lines; the first one writes them."""
 
     def __init__(self, state: TrainingState, measure: str, patience: int = 0, start: int | None = None) -> None:
-        """Those before step `start` of an earlier run of the same training (None: all)."""
+        """Start with the validations of an earlier run of the same training before step `start` (None: all)."""
         self.folder, self.measure, self.patience = state.folder, measure, patience
         self.file = state.folder / "validation.jsonl"
         said = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
@@ -44,9 +44,9 @@ class ValidationResults:
         return bool(best and self.patience and len(self.lines) - 1 - self.lines.index(best) >= self.patience)
 
     def add(self, step: int, scores: dict[str, float], tensors: Callable[[], dict[str, Tensor]]) -> None:
-        """Note a validation; if it is the best, keep the model (`tensors` gathers it, in every process).
+        """Record a validation; if it is the best so far, keep the model (`tensors` gathers it, in every process).
 
-        Of earlier best models the one of the newest resumable state stays, from which a training that is broken off goes on.
+        Of earlier best models the one at the newest resumable state is kept, for a training that is interrupted and resumed.
         """
         self.lines.append({"step": step, **scores})
         best = self.best
@@ -65,7 +65,7 @@ class ValidationResults:
         return self.folder / "best" / f"step{step:.0f}.safetensors"
 
     def drop_older(self) -> None:
-        """Delete the models that were best once: the newest resumable state knows of a better one."""
+        """Delete former best models: the newest resumable state has a better one."""
         self.saved = self.best["step"] if self.best else None
         self._drop_all_but(self.saved)
 
@@ -79,7 +79,7 @@ class ValidationResults:
         return load_file(self.model_file(self.best["step"]))
 
     def export(self, folder: Path) -> dict[str, Any] | None:
-        """Copy the lines into a model folder; the best one, with the measure that it is best by."""
+        """Copy the lines into a model folder; returns the best one with its measure and the number of lines (None: no line)."""
         if not self.lines:
             return None
         shutil.copy(self.file, folder / "validation.jsonl")

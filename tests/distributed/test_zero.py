@@ -1,4 +1,4 @@
-"""ZeRO 0, 2 and 3 with one and two processes against a plain PyTorch loop; how a training is broken off and gone on with."""
+"""ZeRO 0, 2 and 3 with one and two processes against a plain PyTorch loop; how a training is interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def losses(folder: Path, name: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[int, Path]:
-    """Every stage and precision, whole and broken off at step 8 and gone on with, by the number of processes."""
+    """Every stage and precision, uninterrupted, and interrupted at step 3 and resumed, by the number of processes."""
     folders = {}
     for world in WORLDS:
         folders[world] = tmp_path_factory.mktemp(f"world{world}")
@@ -180,7 +180,7 @@ def test_a_state_goes_on_with_its_optimizer_in_main_memory(runs, tmp_path) -> No
         shutil.copytree(runs[1] / f"left-{stage}", tmp_path / f"state-{stage}")
         keys = {"zero_stage": stage, "steps": SHORT, "optimizer_offload": "cpu"}
         jobs.append({"name": f"on-{stage}", "state": f"state-{stage}", "training": keys})
-    assert launch(tmp_path, 1, jobs).count("going on from step 3") == 2
+    assert launch(tmp_path, 1, jobs).count("resuming from step 3") == 2
     for stage in STAGES[1:]:
         found, whole = losses(tmp_path, f"on-{stage}"), losses(runs[1], f"whole-fp32-{stage}")
         assert max(abs(a - b) for a, b in zip(found, whole, strict=True)) < 1e-5
@@ -243,7 +243,7 @@ def test_another_number_of_processes_is_refused_in_words_or_goes_on_with_the_wei
     ])  # fmt: skip
     refused = (tmp_path / "exact.error").read_text()
     assert "is of 2 processes" in refused and "set train.resume: weights" in refused
-    assert "going on from step 3" in said and "weights alone: the optimizer starts anew" in said
+    assert "resuming from step 3" in said and "weights only: the optimizer starts from scratch" in said
     lines, whole = (
         [json.loads(line) for line in file.read_text().splitlines()]
         for file in (tmp_path / "weights.jsonl", runs[2] / f"whole-fp32-{stage}.jsonl")

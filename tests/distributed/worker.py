@@ -95,7 +95,7 @@ def taught() -> tuple[Teacher, list[Pool]]:
 
 
 def atomic_model(train_classes: bool = False, wide: bool = False):
-    """A model with a class an image; the class matrix and the temperature are no numbers of bf16."""
+    """A model with one class per image; the class matrix and the temperature are no numbers of bf16."""
     made = model(wide=wide)
     torch.manual_seed(3)
     classes = torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors), dim=-1)
@@ -145,12 +145,12 @@ def training(**keys) -> Training:
 
 
 def run_job(job: dict) -> None:
-    """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
+    """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error with the words of a `GraceError`.
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
-    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process; `rates`: the learning
-    rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too, "classes";
-    `wide`: a larger model.
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: an error ends the process; `rates`: the
+    learning rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too,
+    "classes"; `wide`: a larger model.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
