@@ -96,14 +96,19 @@ def test_the_measures_are_those_of_the_evaluation(tiny, with_val, tokenizer_fold
         query: [(gold if rank == places[query] else f"other{rank}", -float(rank)) for rank in range(1, 13)]
         for query, gold in zip(asked.query_ids, asked.gold, strict=True)
     }
-    asked = replace(asked, search=lambda model, prompts, query_ids: {query: answers[query] for query in query_ids})
+
+    def search(model, prompts: list[list[int]], query_ids: list[str]) -> dict[str, list[tuple[str, float]]]:
+        assert [asked.prompts[asked.query_ids.index(query)] for query in query_ids] == prompts
+        return {query: answers[query] for query in query_ids}
+
     run = pd.DataFrame(
         [(query, doc, rank) for query, docs in answers.items() for rank, (doc, _) in enumerate(docs, 1)],
         columns=["query_id", "doc_id", "rank"],
     )
     qrels = pd.DataFrame({"query_id": asked.query_ids, "doc_id": asked.gold, "relevance": 1})
     wanted = per_query(qrels, run).mean().to_dict()
-    assert asked.measure_model(torch.nn.Identity()) == pytest.approx(wanted) and wanted["R@5"] == 4 / 8
+    found = replace(asked, search=search).measure_model(torch.nn.Identity())
+    assert found == pytest.approx(wanted) and wanted["R@5"] == 4 / 8
 
 
 def test_few_queries_are_drawn_by_the_seed(tiny, with_val, tokenizer_folder, vectors) -> None:
