@@ -1,9 +1,9 @@
-"""One measured training: a Flamingo of given shapes through the real engine, in a process of its own.
+"""Measure one training: a Flamingo of given shapes in the real engine, in a separate process.
 
     python -m benchmarks.plan.worker '{"flamingo": {...}, "training": {...}, "shape": {...}}'
 
-Prints one line of JSON: the largest resident memory during three steps, above what the process held before the model was made.
-glibc is told to give every freed block back (MALLOC_MMAP_THRESHOLD_, set by the caller), so that resident memory is what lives.
+Prints one line of JSON: the peak resident memory during three steps, above that before the model was built. glibc returns
+every freed block (MALLOC_MMAP_THRESHOLD_, set by the caller), so that resident memory equals live memory.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from grace.workflow.config import Flamingo, Training
 
 
 def status(key: str) -> int:
-    """A field of /proc/self/status, bytes."""
+    """A field of /proc/self/status, in bytes."""
     return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
 
 
 def main(job: dict) -> None:
     flamingo, training, shape = Flamingo(**job["flamingo"]), Training(**job["training"]), Shape(**job["shape"])
     warm(training)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = status("VmRSS")
     model = build(flamingo, Words(shape.vocabulary), shape.visual_width)
     choose_trainable(model, training)
@@ -51,7 +51,7 @@ def main(job: dict) -> None:
 
 
 def warm(training: Training) -> None:
-    """Everything that a first step loads and compiles, with a model of no size."""
+    """Trigger everything that a first step loads and compiles, with a tiny model."""
     scratch = {"width": 32, "layers": 2, "heads": 2}
     model = build(Flamingo(scratch=scratch), Words(50), 32)
     learner = Learner(model, "generate", training.loss_chunk)

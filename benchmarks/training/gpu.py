@@ -1,7 +1,7 @@
 """On a GPU: training steps of the 3B shapes with random weights, by ZeRO stage: time, peak memory, utilisation.
 
-Model FLOPs utilisation is model operations (grace.plan.flops: forward and twice that, nothing that is computed again) a second
-over the stated peak of the GPU. The peak memory stands beside what `grace plan` tells.
+Model FLOPs utilisation is model operations per second (grace.plan.flops: three times the forward pass, without recomputation)
+divided by the stated peak of the GPU. The peak memory is compared with the prediction of `grace plan`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def utilisation(forward: dict[str, int], seconds: float, peak_tflops: float) -> 
 
 
 def run(peak_tflops: float) -> dict[str, Any]:
-    """Every stage in a process of its own, so that the peak memory is that stage's alone."""
+    """Run every stage in a separate process, so that the peak memory is that stage's alone."""
     rows = []
     for stage in STAGES:
         command = [sys.executable, "-m", "benchmarks.training.gpu", str(stage), str(peak_tflops)]
@@ -105,7 +105,7 @@ def show(found: dict[str, Any]) -> None:
         if "error" in row:
             print(f"ZeRO {row['zero_stage']}: {row['error']}")
             continue
-        sizes = f"{row['peak_bytes'] / 2**30:.1f} GiB (told {row['told_bytes'] / 2**30:.1f})"
+        sizes = f"{row['peak_bytes'] / 2**30:.1f} GiB (predicted {row['told_bytes'] / 2**30:.1f})"
         print(
             f"ZeRO {row['zero_stage']}: {row['samples_per_second']:.1f} samples/s, MFU {row['utilisation']:.1%}, {sizes}"
         )

@@ -1,8 +1,8 @@
-"""What a training step holds beside the model's states, counted rather than estimated.
+"""Memory of a training step besides the model's states, counted rather than estimated.
 
-The forward and backward pass of one micro-batch run at their true shapes on fake tensors, which have shapes and no memory,
-with every allocation counted (`LiveBytes`). Whatever the configuration says is so in the count: the family of the language model,
-activation checkpointing, chunked loss, shared images, frozen parts, bf16.
+The forward and backward pass of one micro-batch run with their real shapes on fake tensors, which have no memory, and every
+allocation is counted (`LiveBytes`). The count reflects the configuration: the family of the language model, activation
+checkpointing, chunked loss, shared images, frozen parts, bf16.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from grace.workflow.config import Flamingo, Training
 
 @dataclass(frozen=True)
 class Counted:
-    """Bytes of one micro-batch, beside the weights."""
+    """Bytes of one micro-batch, not counting the weights."""
 
-    forward: int  # what autograd keeps when the forward pass is done
+    forward: int  # kept by autograd after the forward pass
     gradients: int  # of all parameters
-    # the backward pass: (bytes of gradients that are ready, largest bytes of everything else while they were so many)
+    # the backward pass: (bytes of finished gradients, peak bytes of everything else at that point)
     timeline: tuple[tuple[int, int], ...]
 
     def peak(self, kept: float) -> int:
-        """The largest bytes at any time, if the share `kept` of the ready gradients stays on this device (1: all)."""
+        """The peak bytes if the share `kept` of the finished gradients stays on this device (1: all)."""
         return max(round(ready * kept) + other for ready, other in self.timeline)
 
 
@@ -66,7 +66,7 @@ def count(flamingo: Flamingo, training: Training, shape: Shape, language_model: 
 
 
 def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_model: dict | None) -> Learner:
-    """The module that the engine wraps, on the fake tensors of the surrounding mode."""
+    """The module that the engine wraps, made of fake tensors by the surrounding mode."""
     model = build(
         flamingo, Words(shape.vocabulary), shape.visual_width, pretrained=False, language_model_config=language_model
     )
@@ -77,7 +77,7 @@ def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_
 
 
 def _to_bf16(model: nn.Module) -> None:
-    """`model.bfloat16()`, which fake parameters refuse; parameters that modules share stay shared."""
+    """`model.bfloat16()`, which fake parameters do not support; shared parameters stay shared."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, value in module._parameters.items():

@@ -16,6 +16,7 @@ from grace.model.flamingo import build
 from grace.model.language_models import local_files
 from grace.model.prompts import Prompts, check_queries
 from grace.model.published import load_flamingo
+from grace.records.stage import stage
 from grace.towers.embeddings import load_embeddings
 from grace.training.job import Job, settings_with_effect
 from grace.training.pools import caption_pools
@@ -23,6 +24,7 @@ from grace.training.run import about, run
 from grace.workflow.config import Captioner, Flamingo
 
 
+@stage("captioner")
 def captioner(
     *,
     dataset: Path,

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grace.system.packaged import need_package
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", 0))
@@ -51,6 +53,7 @@ def over_all(values: Tensor, how: str) -> Tensor:
 
 def import_deepspeed() -> Any:
     """DeepSpeed, ready for the machine at hand and, in a run of one process, for a process group of that one."""
+    need_package("deepspeed", "training")
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
         os.environ.setdefault(name, str(value))
     if world_size() == 1 and not torch.distributed.is_initialized():

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from grace.system.packaged import need_package
 from grace.training.processes import is_first_process
 from grace.training.state import TrainingState
 from grace.training.validation_results import ValidationResults
@@ -75,6 +76,7 @@ class Progress:
 def _tensorboard(state: TrainingState, done: int) -> Any:
     if not is_first_process():
         return None
+    need_package("tensorboard", "training")
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(state.folder / "tensorboard"), purge_step=done + 1)

@@ -20,6 +20,7 @@ from grace.identifiers.base import IdentifierTables, load_identifiers, read_toke
 from grace.model.flamingo import GraceFlamingo
 from grace.model.language_models import local_files
 from grace.model.prompts import Prompts, check_queries
+from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import read_json
 from grace.towers.embeddings import Embeddings, load_embeddings
@@ -34,6 +35,7 @@ from grace.workflow.config import Atomic, Flamingo, Training
 from grace.workflow.schemes import SCHEMES
 
 
+@stage("train")
 def train(
     *,
     scheme: str,

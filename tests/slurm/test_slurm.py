@@ -257,7 +257,7 @@ def test_a_cancelled_job_is_not_started_again_and_leaves_the_others_alone(cluste
     assert (cluster.folder / OTHER / "model" / "model.safetensors").is_file(), said[-8000:]
     # Snakemake submits it once more; the stage itself refuses before it works
     assert cluster.train_log().strip() == (
-        "error: this stage was cancelled and is not started again in this run; start a new run to go on"
+        "error: this stage was cancelled and is not restarted in this run; start a new run to resume"
     )
     assert not cluster.model.exists() or (cluster.state / "latest").exists()
 

@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_told(tokenizer_folder) -> None:
     with pytest.raises(GraceError, match="no linear layer q_prj; did you mean 'q_proj'"):
         add_adapters(made(tokenizer_folder, "opt"), Lora(layers=("q_prj",)), seed=0)
     for keys, said in (
-        ({"trainable": ("lora", "language_model")}, "in place of language_model"),
+        ({"trainable": ("lora", "language_model")}, "instead of language_model"),
         ({"optimizer_offload": "cpu"}, "needs zero_stage"),
         ({"patience": 2}, "set validate_every"),
     ):
