@@ -18,8 +18,8 @@ import torch
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.training.deepspeed_engine import make_engine
-from grace.training.engine import Learner, choose_trainable
-from grace.training.memory import checkpoint_activations
+from grace.training.learner import Learner, choose_trainable
+from grace.training.model_in_training import ModelInTraining
 from grace.workflow.config import Flamingo, Training
 
 
@@ -35,19 +35,18 @@ def main(job: dict) -> None:
     before = status("VmRSS")
     model = build(flamingo, Words(shape.vocabulary), shape.visual_width)
     choose_trainable(model, training)
-    if training.activation_checkpointing:
-        checkpoint_activations(model)
     learner = Learner(model, "generate", training.loss_chunk)
     dealt = batches(shape)
     engine = make_engine(learner, training, shape.samples)
     engine.train()
     made = status("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
-    for _ in range(3 * training.gradient_accumulation):
-        loss, _ = engine(dealt)
-        engine.backward(loss)
-        engine.step()
-        del loss
+    with ModelInTraining(model, training).recomputed():
+        for _ in range(3 * training.gradient_accumulation):
+            loss, _ = engine(dealt)
+            engine.backward(loss)
+            engine.step()
+            del loss
     print(json.dumps({"peak": status("VmHWM") - before, "making": made, "kept": status("VmRSS") - before}))
 
 

@@ -57,8 +57,8 @@ def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> 
     from grace.model.batches import share_images
     from grace.model.flamingo import build
     from grace.training.deepspeed_engine import make_engine
-    from grace.training.engine import Learner, choose_trainable
-    from grace.training.memory import checkpoint_activations
+    from grace.training.learner import Learner, choose_trainable
+    from grace.training.model_in_training import ModelInTraining
 
     config = load(CONFIG)
     training = Training(**{**config.train.for_scheme("structured").model_dump(), "zero_stage": stage})
@@ -73,7 +73,6 @@ def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> 
         model = build(config.flamingo, Words(vocabulary), 1024, pretrained=False, language_model_config=model_config)
     model.bfloat16()
     choose_trainable(model, training)
-    checkpoint_activations(model)
     engine = make_engine(Learner(model, "generate", training.loss_chunk), training, shape.samples)
     engine.train()
     with torch.device("cuda"):
@@ -81,14 +80,15 @@ def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> 
     dealt = share_images(dealt) if training.share_images else dealt
     torch.cuda.reset_peak_memory_stats()
     times = []
-    for _ in range(warm + steps):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        loss, _ = engine(dealt)
-        engine.backward(loss)
-        engine.step()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
+    with ModelInTraining(model, training).recomputed():
+        for _ in range(warm + steps):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            loss, _ = engine(dealt)
+            engine.backward(loss)
+            engine.step()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
     seconds = sorted(times[warm:])[steps // 2]
     return {
         "seconds_per_step": seconds,

@@ -17,9 +17,8 @@ from grace.model.batches import share_images
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.plan.tracker import LiveBytes
-from grace.training.engine import Learner, choose_trainable
-from grace.training.lora import add_adapters
-from grace.training.memory import checkpoint_activations
+from grace.training.learner import Learner, prepare_parameters
+from grace.training.model_in_training import ModelInTraining
 from grace.workflow.config import Flamingo, Training
 
 
@@ -44,7 +43,7 @@ def count(flamingo: Flamingo, training: Training, shape: Shape, language_model: 
         dealt = batches(shape)
         dealt = share_images(dealt) if training.share_images else dealt
         ready, timeline = 0, []
-        with LiveBytes(padded=True) as live:
+        with ModelInTraining(learner.flamingo, training).recomputed(), LiveBytes(padded=True) as live:
             for parameter in learner.parameters():
                 live.add(parameter)
             own = live.live
@@ -66,18 +65,14 @@ def count(flamingo: Flamingo, training: Training, shape: Shape, language_model: 
     return Counted(forward, ready, tuple(timeline))
 
 
-def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_model: dict | None) -> nn.Module:
+def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_model: dict | None) -> Learner:
     """The module that the engine wraps, made of fake tensors by the surrounding mode."""
     model = build(
         flamingo, Words(shape.vocabulary), shape.visual_width, pretrained=False, language_model_config=language_model
     )
     if training.precision == "bf16":
         _to_bf16(model)
-    if "lora" in training.trainable:
-        add_adapters(model, training.lora, 0)
-    choose_trainable(model, training)
-    if training.activation_checkpointing:
-        checkpoint_activations(model)
+    prepare_parameters(model, training, seed=0)
     return Learner(model, "generate", training.loss_chunk).train()
 
 

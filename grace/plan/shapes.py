@@ -53,7 +53,7 @@ class Shape:
 
 
 def batches(shape: Shape) -> list[Batch]:
-    """One micro-batch, one batch per kind, as made by `grace.training.engine.Batches`; on the device of the context."""
+    """One micro-batch, one batch per kind, as made by `grace.training.sampler.Batches`; on the device of the context."""
     kinds = (
         ("memorize", shape.memorize, shape.memorize_length, True),
         ("retrieve", shape.retrieve, shape.length, False),

@@ -9,7 +9,7 @@ from grace.identifiers.base import read_tokenizer
 from grace.model.flamingo import build
 from grace.system.errors import GraceError
 from grace.system.weights import load_weights, save_weights, unique_tensors
-from grace.training.engine import choose_trainable
+from grace.training.learner import choose_trainable
 from grace.training.lora import adapters, add_adapters, merged
 from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 from grace.workflow.config.training import Lora
