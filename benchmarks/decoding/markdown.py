@@ -1,4 +1,4 @@
-"""Print the results of one file as Markdown, for docs/decoding.md.
+"""Print the results of one file as Markdown, for docs/explanation/decoding.md.
 
 python -m benchmarks.decoding.markdown docs/results/decoding_benchmark.json
 """

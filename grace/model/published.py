@@ -8,7 +8,7 @@ in three ways, all of them listed rather than guessed:
 - aliases: in open_flamingo a block is both `{layers}.N.decoder_layer` and `old_decoder_blocks.N`, and a cross-attention both
   `{layers}.N.gated_cross_attn_layer` and `gated_cross_attn_layers.N`; a tied head is the embedding.
 
-docs/training.md says what is confirmed and what is inferred about the published files.
+docs/explanation/training.md says what is confirmed and what is inferred about the published files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Shapes that follow from a configuration: the language model, the vision tower, the number of images.
 
 The language models of the published OpenFlamingo are built in, so that no hub is needed; for any other, config.json is read
-from its folder or fetched. docs/training.md gives the sources of the shapes.
+from its folder or fetched. docs/explanation/training.md gives the sources of the shapes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bytes of one training process under every ZeRO stage: weights, gradients, optimizer, activations, and the peaks of a step.
 
 Follows what DeepSpeed 0.19 keeps in memory, according to its source and, in part, measured peaks
-(`python -m benchmarks.plan`). docs/training.md has the formulas, and says which of them were measured.
+(`python -m benchmarks.plan`). docs/explanation/training.md has the formulas, and says which of them were measured.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _why() -> str:
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
-        return f" (torch {torch.__version__} is a build without CUDA: see docs/cluster.md, Your CUDA)"
+        return f" (torch {torch.__version__} is a build without CUDA: see docs/how-to/cluster.md, Your CUDA)"
     if VISIBLE in os.environ:
         return f" ({VISIBLE} is {os.environ[VISIBLE]!r})"
     return ""

@@ -42,7 +42,7 @@ class Training(Section):
     distillation: float = Field(
         0.0,
         ge=0,
-        description="weight of the distillation loss, added to the cross-entropy (docs/training.md): the target is the tower's embedding of a caption (atomic), or its ranking of the gallery (other schemes); 0: none",
+        description="weight of the distillation loss, added to the cross-entropy (docs/explanation/training.md): the target is the tower's embedding of a caption (atomic), or its ranking of the gallery (other schemes); 0: none",
     )
     learning_rate: Rate = Field(1.5e-3, description="AdamW peak learning rate")
     schedule: Literal["linear", "cosine", "constant"] = Field(
