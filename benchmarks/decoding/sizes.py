@@ -1,4 +1,4 @@
-"""The sizes of each part: `full` for the results in docs/explanation/decoding.md, `toy` to check in seconds that every part works."""
+"""The sizes of each part: `full` for docs/explanation/decoding.md, `toy` to check in seconds that every part works."""
 
 from __future__ import annotations
 
