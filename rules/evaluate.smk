@@ -1,10 +1,16 @@
 # Stages evaluate (one system's run, tested against the baseline's) and metrics (the rows of all systems).
+from grace.rules.runs import described_by, foreign_systems, retrieval_of, run_of
+
+FOREIGN = foreign_systems(CONFIG)
+EVALUATED = [*SYSTEMS, *FOREIGN]
+
+
 rule evaluate_system:
     input:
         dataset=rules.dataset.output[0],
-        run=f"{DATA}/{{system}}/run.trec",
-        retrieval=f"{DATA}/{{system}}/retrieval.json",
-        baseline=lambda wildcards: [] if wildcards.system == "baseline" else rules.baseline.output.run,
+        run=run_of(CONFIG, DATA),
+        retrieval=retrieval_of(DATA),
+        baseline=lambda wildcards: [] if wildcards.system == "baseline" else f"{DATA}/baseline/run.trec",
     output:
         metrics=f"{DATA}/{{system}}/metrics.json",
         values=f"{DATA}/{{system}}/per_query.parquet",
@@ -12,24 +18,28 @@ rule evaluate_system:
         f"{LOGS}/{{system}}/evaluate.log",
     benchmark:
         f"{TIMES}/{{system}}/evaluate.tsv"
+    wildcard_constraints:
+        system=rf"baseline|({'|'.join(SCHEMES)})/seed\d+|runs/[A-Za-z0-9_-]+",
     conda:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        **resources_of("evaluate", 2000),
     params:
-        baseline=lambda wildcards: "" if wildcards.system == "baseline" else "--baseline",
-        settings=as_json(section=CONFIG.evaluate),
-        stage_version=STAGES["evaluate"],
+        **params_of("evaluate"),
+        report=described_by,
+        baseline=options("baseline"),
     shell:
-        "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
-        " {params.baseline} {input.baseline:q} --output {output.metrics:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "evaluate --dataset {input.dataset:q} --run {input.run:q} {params.report} {params.baseline}"
+            " --output {output.metrics:q} {params.settings}"
+        )
 
 
 rule metrics:
     input:
-        metrics=expand(f"{DATA}/{{system}}/metrics.json", system=SYSTEMS),
-        values=expand(f"{DATA}/{{system}}/per_query.parquet", system=SYSTEMS),
+        metrics=expand(f"{DATA}/{{system}}/metrics.json", system=EVALUATED),
+        values=expand(f"{DATA}/{{system}}/per_query.parquet", system=EVALUATED),
     output:
         f"{OUTPUT}/metrics.json",
     log:
@@ -41,8 +51,8 @@ rule metrics:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1000),
+        **resources_of("metrics", 1000),
     params:
-        stage_version=STAGES["metrics"],
+        **params_of("metrics"),
     shell:
-        "python -m grace metrics {input.metrics:q} --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command("metrics {input.metrics:q} --output {output:q}")

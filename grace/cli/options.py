@@ -26,7 +26,6 @@ OutputFile = Annotated[Path, typer.Option("--output", help="file to write")]
 Trie = Annotated[Path, typer.Option(help="trie file (made by `trie`)")]
 Model = Annotated[Path, typer.Option(help="model folder (made by `train`)")]
 Run = Annotated[Path, typer.Option(help="TREC run of the system")]
-Retrieval = Annotated[Path, typer.Option(help="retrieval.json of the system")]
 Scheme = Annotated[str, typer.Option(help=", ".join(SCHEMES))]
 Val = Annotated[bool, typer.Option(help="val images too, for trainings that are validated on them")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training")]
@@ -34,10 +33,3 @@ Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training
 
 def parsed(model: type[Section], text: str) -> Any:
     return parse_settings(model, text, "--settings")
-
-
-def recorded(stage: str, **given: Any) -> Any:
-    """Record the stage that runs inside: `grace.records.sidecars.recording.recorded`, loaded when it is called."""
-    from grace.records.sidecars.recording import recorded
-
-    return recorded(stage, **given)

@@ -27,7 +27,8 @@ while [[ $1 != --output ]]; do shift; done
 case $stage in
   baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
   evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
-  trie | metrics | report | resolve) made=("$2") ;;
+  report) made=("$2" "$(dirname "$2")"/{table.csv,recall.svg}) ;;
+  trie | metrics | resolve) made=("$2") ;;
   *) made=("$2/made") ;;
 esac
 mkdir -p "$(dirname "${made[0]}")"
@@ -82,11 +83,11 @@ STAGE_OF = {
     "retrieve_images": "retrieve",
     "evaluate_system": "evaluate",
 }
-TARGETS = {"all", "data", *STAGE_OF.values()}
+TARGETS = {"all", "data", "configuration", *STAGE_OF.values()}
 
 
 def jobs(text: str) -> dict[str, int]:
-    """{stage: number of jobs} of Snakemake's table, without target rules and the total."""
+    """{stage: number of jobs} of Snakemake's table, without targets, the rule that writes the configuration, and the total."""
     table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", text, re.DOTALL)
     if table is None:
         assert "Nothing to be done" in text, text
