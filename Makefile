@@ -53,6 +53,7 @@ lint: .venv/test.done
 	snakemake --lint
 	python -m grace config --drift
 	python tools/pins.py --check
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	lint-imports --no-cache
 
 test-conda: .venv/test.done

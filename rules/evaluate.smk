@@ -1,9 +1,15 @@
 # Stages evaluate (one system's run, tested against the baseline's) and metrics (the rows of all systems).
+from grace.rules.runs import described_by, foreign_systems, retrieval_of, run_of
+
+FOREIGN = foreign_systems(CONFIG)
+EVALUATED = [*SYSTEMS, *FOREIGN]
+
+
 rule evaluate_system:
     input:
         dataset=rules.dataset.output[0],
-        run=f"{DATA}/{{system}}/run.trec",
-        retrieval=f"{DATA}/{{system}}/retrieval.json",
+        run=run_of(CONFIG, DATA),
+        retrieval=retrieval_of(DATA),
         baseline=lambda wildcards: [] if wildcards.system == "baseline" else f"{DATA}/baseline/run.trec",
     output:
         metrics=f"{DATA}/{{system}}/metrics.json",
@@ -12,6 +18,8 @@ rule evaluate_system:
         f"{LOGS}/{{system}}/evaluate.log",
     benchmark:
         f"{TIMES}/{{system}}/evaluate.tsv"
+    wildcard_constraints:
+        system=rf"baseline|({'|'.join(SCHEMES)})/seed\d+|runs/[A-Za-z0-9_-]+",
     conda:
         "../envs/infer.yaml"
     threads: 1
@@ -19,18 +27,19 @@ rule evaluate_system:
         **resources_of("evaluate", 2000),
     params:
         **params_of("evaluate"),
+        report=described_by,
         baseline=options("baseline"),
     shell:
         stage_command(
-            "evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q} {params.baseline}"
+            "evaluate --dataset {input.dataset:q} --run {input.run:q} {params.report} {params.baseline}"
             " --output {output.metrics:q} {params.settings}"
         )
 
 
 rule metrics:
     input:
-        metrics=expand(f"{DATA}/{{system}}/metrics.json", system=SYSTEMS),
-        values=expand(f"{DATA}/{{system}}/per_query.parquet", system=SYSTEMS),
+        metrics=expand(f"{DATA}/{{system}}/metrics.json", system=EVALUATED),
+        values=expand(f"{DATA}/{{system}}/per_query.parquet", system=EVALUATED),
     output:
         f"{OUTPUT}/metrics.json",
     log:

@@ -24,9 +24,11 @@ rule report:
         models=expand(f"{RUN}/model", scheme=CONFIG.schemes, seed=CONFIG.seeds),
         identifiers=expand(f"{RUN}/identifiers", scheme=CONFIG.schemes, seed=CONFIG.seeds),
         config=rules.configuration.output[0],
-        benchmark=own_files(CONFIG, "report"),
+        given=own_files(CONFIG, "report"),
     output:
-        f"{OUTPUT}/report/index.html",
+        page=report(f"{OUTPUT}/report/index.html", caption="captions/page.rst", category="Report"),
+        table=report(f"{OUTPUT}/report/table.csv", caption="captions/table.rst", category="Results"),
+        figure=report(f"{OUTPUT}/report/recall.svg", caption="captions/recall.rst", category="Results"),
     log:
         f"{LOGS}/report.log",
     conda:
@@ -40,5 +42,5 @@ rule report:
         decoding=stamp_of("decoding_benchmark.json"),
     shell:
         stage_command(
-            "report --config {input.config:q} --results {params.results:q} --output {output:q} {params.settings}"
+            "report --config {input.config:q} --results {params.results:q} --output {output.page:q} {params.settings}"
         )

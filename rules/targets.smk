@@ -3,13 +3,15 @@ EVERY = partial(expand, scheme=CONFIG.schemes, seed=CONFIG.seeds)
 TRAINED = partial(expand, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
 
 SYSTEM_FILES = ["run.trec", "retrieval.json", "metrics.json", "per_query.parquet"]
+REPORT_FILES = ["report/index.html", "report/table.csv", "report/recall.svg"]
 EVERYTHING = [
     *(f"{DATA}/{made}" for made in ("dataset", "tokenizer", "tower", "embeddings", "pseudo_queries")),
     *([f"{DATA}/captioner"] if CONFIG.captioner_is_read else []),
     *TRAINED([f"{RUN}/identifiers", f"{RUN}/model"]),
     *EVERY([f"{RUN}/trie.safetensors", f"{RUN}/certificates.parquet"]),
     *expand(f"{DATA}/{{system}}/{{made}}", system=SYSTEMS, made=SYSTEM_FILES),
-    *(f"{OUTPUT}/{made}" for made in ("metrics.json", "report/config.json", "report/index.html")),
+    *expand(f"{DATA}/{{system}}/{{made}}", system=FOREIGN, made=["metrics.json", "per_query.parquet"]),
+    *(f"{OUTPUT}/{made}" for made in ("metrics.json", "report/config.json", *REPORT_FILES)),
 ]
 
 
@@ -40,4 +42,4 @@ rule retrieve:
 
 rule evaluate:
     input:
-        up_to("evaluate", "evaluate_system", expand(f"{DATA}/{{system}}/metrics.json", system=SYSTEMS)),
+        up_to("evaluate", "evaluate_system", expand(f"{DATA}/{{system}}/metrics.json", system=EVALUATED)),

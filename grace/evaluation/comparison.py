@@ -2,11 +2,18 @@
 
 Reads the per-query values that `evaluate` wrote beside every metrics.json; used by `python -m grace metrics`.
 
-The seeds of a scheme are repetitions of one experiment: of every query the mean over seeds is compared with the baseline's
-value, by the paired permutation test of `significance`, clustered by image. So a scheme is tested once a measure, however many
-seeds it has, and no seed is picked. Its interval draws images and seeds (hierarchical bootstrap; Davison & Hinkley 1997,
-section 3.8). With several schemes one may differ by chance: the p-values of one measure are corrected for the number of schemes
-(Holm 1979, step-down).
+The seeds of a scheme are repetitions of one experiment. A scheme is tested once per measure, however many seeds it has, and
+no seed is picked:
+
+- `p_value`: of every query the mean over seeds is compared with the baseline's value, by the paired permutation test of
+  `significance`, clustered by image. It speaks of new images and of these trained seeds.
+- `p_seeds`, of a scheme with several seeds: images and seeds are both drawn at random (`significance.seed_p_values`), so it
+  speaks of seeds that were not trained as well. It is never less than `p_value`. This is the one that tables show.
+- the interval draws images and seeds (hierarchical bootstrap; Davison & Hinkley 1997, section 3.8).
+
+With several systems one may differ by chance: the p-values of one measure are corrected for the number of systems (Holm 1979,
+step-down), as `p_holm` and `p_seeds_holm`. Systems with one seed, runs of other methods among them, enter the latter with
+their `p_value`.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from grace.evaluation.measures import MEASURES
-from grace.evaluation.significance import cluster_sums, paired_p_values
+from grace.evaluation.significance import cluster_sums, paired_p_values, seed_p_values
 from grace.system.errors import GraceError
 
 KEY = "comparison"
@@ -58,18 +65,26 @@ def add_comparisons(rows: list[dict[str, Any]], values: Sequence[pd.DataFrame], 
             for name, numbers in systems.items()
         }
         for measure in MEASURES:
-            adjusted = holm([of[measure]["p_value"] for of in found.values()])
-            for of, p in zip(found.values(), adjusted, strict=True):
-                of[measure]["p_holm"] = p
+            _correct([of[measure] for of in found.values()])
         for name, numbers in systems.items():
             for number in numbers:
                 rows[number][KEY] = {"seeds": len(numbers), "systems": len(systems), **found[name]}
 
 
+def _correct(tests: list[dict[str, Any]]) -> None:
+    """Give the tests of one measure, one per system, their corrected p-values, in place."""
+    for test, p in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_holm"] = p
+    if any("p_seeds" in test for test in tests):
+        of_seeds = holm([test.get("p_seeds", test["p_value"]) for test in tests])
+        for test, p in zip(tests, of_seeds, strict=True):
+            test["p_seeds_holm"] = p
+
+
 def _compared(
     runs: list[pd.DataFrame], baseline: pd.DataFrame, confidence: float, resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """One scheme's runs, one a seed, against the baseline: difference of means, deviation over seeds, interval and p."""
+    """One scheme's runs, one per seed, against the baseline: difference of means, deviation over seeds, interval, p."""
     base = baseline.set_index("query_id")
     tables = []
     for run in runs:
@@ -83,7 +98,7 @@ def _compared(
     bounds = _intervals(each_SQM, clusters, confidence, resamples, seed)
     means_SM = each_SQM.mean(1)
     deviations = means_SM.std(0, ddof=1) if len(runs) > 1 else np.full(len(MEASURES), np.nan)
-    return {
+    out = {
         name: {
             "difference": float(means_SM[:, place].mean()), "interval": bounds[place].tolist(),
             "deviation": None if np.isnan(deviations[place]) else float(deviations[place]),
@@ -91,6 +106,10 @@ def _compared(
         }
         for place, name in enumerate(MEASURES)
     }  # fmt: skip
+    if len(runs) > 1:
+        for name, p in zip(MEASURES, np.maximum(p_values, seed_p_values(each_SQM, clusters)), strict=True):
+            out[name]["p_seeds"] = float(p)
+    return out
 
 
 def _intervals(
@@ -113,11 +132,12 @@ def _intervals(
 def against_baseline(row: dict[str, Any], measure: str) -> dict[str, Any] | None:
     """What a row says of its system against the baseline: difference, interval, and `p`, corrected where it can be.
 
-    A metrics.json of one system alone knows no other systems: its p is that of the one test. None: there is no baseline.
+    With several seeds, p is that of the test over images and seeds. A metrics.json of one system alone knows no other
+    systems: its p is that of the one test. None: there is no baseline.
     """
     if row.get(KEY):
         found = row[KEY][measure]
-        return {**found, "p": found["p_holm"], "corrected": True}
+        return {**found, "p": found.get("p_seeds_holm", found["p_holm"]), "corrected": True}
     if row["versus_baseline"]:
         found = row["versus_baseline"][measure]
         return {**found, "p": found["p_value"], "corrected": False}
@@ -137,7 +157,7 @@ def corrected_for(rows: Sequence[dict[str, Any]]) -> str:
     found = compared[0].get(KEY)
     if not found:
         return "p: paired permutation test, by image, uncorrected."
-    systems = "1 system" if found["systems"] == 1 else f"{found['systems']} systems a measure (Holm)"
+    systems = "1 system" if found["systems"] == 1 else f"{found['systems']} systems per measure (Holm)"
     seeds = max(row[KEY]["seeds"] for row in compared if row.get(KEY))
-    repeated = " on the mean over the trained seeds, as is the difference" if seeds > 1 else ""
-    return f"p: paired permutation test{repeated}, by image, corrected for {systems}."
+    repeated = " (with several seeds: a test that draws images and seeds)" if seeds > 1 else ""
+    return f"p: paired permutation test, by image{repeated}, corrected for {systems}."

@@ -1,10 +1,12 @@
 """The stages `evaluate` (one system's run to its metrics) and `metrics` (all systems' metrics to one list).
 
 `evaluate` reads {d}/dataset/ (tables and qrels.trec), run.trec, retrieval.json and the baseline's run.trec, writes
-metrics.json and, beside it, per_query.parquet (query_id, image_id, a column a measure). `metrics` reads such files, compares all
+metrics.json and, beside it, per_query.parquet (query_id, image_id, a column a measure). A run of another method has no
+retrieval.json; it is given a name instead (`grace.evaluation.foreign`). `metrics` reads such files, compares all
 systems with the baseline (`grace.evaluation.comparison`) and writes results/metrics.json.
 
     python -m grace evaluate --dataset DIR --run FILE --retrieval FILE [--baseline FILE] --output FILE --settings JSON
+    python -m grace evaluate --dataset DIR --run FILE --name NAME [--baseline FILE] --output FILE --settings JSON
     python -m grace metrics FILES... --output FILE
 """
 
@@ -18,6 +20,8 @@ import pandas as pd
 
 from grace.data.tables import load_dataset
 from grace.evaluation.comparison import add_comparisons
+from grace.evaluation.foreign import KEY, foreign_report, read_foreign_run
+from grace.evaluation.foreign import SETTING as FOREIGN_SETTING
 from grace.evaluation.measures import DEPTH, MEASURES, check_run, gold_images, per_query
 from grace.evaluation.rows import check_keys, check_row
 from grace.evaluation.significance import bootstrap_intervals, paired_p_values
@@ -37,41 +41,42 @@ RETRIEVAL_KEYS = ("scheme", "seed", "queries", "valid_rate", "memorization")
 
 @stage("evaluate", outputs=lambda output: [output, output.with_name(PER_QUERY)])
 def evaluate(
-    *, dataset: Path, run: Path, retrieval: Path, baseline: Path | None = None, output: Path, settings: Evaluate
+    *,
+    dataset: Path,
+    run: Path,
+    retrieval: Path | None = None,
+    name: str | None = None,
+    baseline: Path | None = None,
+    output: Path,
+    settings: Evaluate,
 ) -> dict[str, Any]:
     """Measure one run against the qrels of `dataset` and write `output`; return what was written.
 
-    All numbers are fractions. `baseline`: the run of the dual encoder to compare with; none for the baseline itself.
-    Raises `GraceError` for a run of other queries or images, and if retrieval.json and the qrels count other queries.
+    All numbers are fractions. `retrieval` is the report of a system of this workflow; `name` is given instead for a run
+    of another method. `baseline`: the run of the dual encoder to compare with; none for the baseline itself. Raises
+    `GraceError` for a run of other queries or images, and if retrieval.json and the qrels count other queries.
     """
     dataset = Path(dataset)
     tables = load_dataset(dataset)
     qrels = read_qrels(dataset / "qrels.trec")
     gallery = set(tables.gallery.image_id)
-    report = _read_object(retrieval, "retrieval report", RETRIEVAL_KEYS)
     gold = gold_images(qrels)
-    if report["queries"] != len(gold):
-        raise GraceError(
-            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels "
-            f"{dataset / 'qrels.trec'} {len(gold)}: "
-            "they belong to different runs; retrieve again"
-        )
-    if report.get("depth") is not None and report["depth"] < min(DEPTH, len(gallery)):
-        raise GraceError(
-            f"retrieval report {retrieval}: only {report['depth']} images a query were kept, and R@{DEPTH} "
-            f"needs {DEPTH}; "
-            f"set retrieve.depth to {DEPTH} at least and retrieve again"
-        )
     strange = gold[~gold.isin(gallery)]
     if len(strange):
         raise GraceError(
             f"{dataset / 'qrels.trec'}: image {strange.iloc[0]} of query {strange.index[0]} is not in the gallery"
         )
-
-    own_run = _read_checked_run(run, qrels, gallery)
-    _check_belongs(own_run, run, report, retrieval, len(gold))
-    values = per_query(qrels, own_run)
+    if retrieval is not None and name is None:
+        own_run, report = _own_run(run, retrieval, dataset, qrels, gallery)
+    elif name is not None and retrieval is None:
+        own_run = read_foreign_run(run, qrels, gallery)
+        report = foreign_report(name, run, own_run)
+    else:
+        raise GraceError(
+            "evaluate: give --retrieval for a system of this workflow, or --name for a run of another method"
+        )
     clusters = gold.to_numpy()
+    values = per_query(qrels, own_run)
     draws = {"resamples": settings.resamples, "seed": settings.seed}
     intervals = bootstrap_intervals(values.to_numpy(), clusters, confidence=settings.confidence, **draws)
     versus = None
@@ -96,11 +101,12 @@ def evaluate(
         "valid_rate": report["valid_rate"],
         "versus_baseline": versus,
         "confidence": settings.confidence,
-        "setting": SETTING,
+        "setting": FOREIGN_SETTING if KEY in report else SETTING,
         "split": "test",
         "gallery": len(gallery),
         "depth": report.get("depth"),
         "unanswered_queries": int((~values.index.isin(set(own_run.query_id))).sum()),
+        **({KEY: report[KEY]} if KEY in report else {}),
     }
     table = values.rename_axis("query_id").reset_index()
     table.insert(1, "image_id", clusters)
@@ -153,6 +159,27 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows):
         check_row(row, f"metrics file {file}, row {number + 1}")
     return rows
+
+
+def _own_run(
+    path: Path, retrieval: Path, dataset: Path, qrels: pd.DataFrame, gallery: set[str]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A run of this workflow and its retrieval report, checked against each other and the data set."""
+    report = _read_object(retrieval, "retrieval report", RETRIEVAL_KEYS)
+    queries = qrels.query_id.nunique()
+    if report["queries"] != queries:
+        raise GraceError(
+            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels {dataset / 'qrels.trec'} {queries}: "
+            "they belong to different runs; retrieve again"
+        )
+    if report.get("depth") is not None and report["depth"] < min(DEPTH, len(gallery)):
+        raise GraceError(
+            f"retrieval report {retrieval}: only {report['depth']} images per query were kept, and R@{DEPTH} needs {DEPTH}; "
+            f"set retrieve.depth to {DEPTH} at least and retrieve again"
+        )
+    run = _read_checked_run(path, qrels, gallery)
+    _check_belongs(run, path, report, retrieval, queries)
+    return run, report
 
 
 def _read_checked_run(path: Path, qrels: pd.DataFrame, gallery: set[str]) -> pd.DataFrame:

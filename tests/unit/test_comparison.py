@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from grace.evaluation.comparison import KEY, add_comparisons, against_baseline, corrected_for, holm
 from grace.evaluation.measures import MEASURES
+from grace.evaluation.significance import seed_p_values
 from grace.system.errors import GraceError
 
 IMAGES, CAPTIONS = 60, 3
@@ -68,11 +69,43 @@ def test_a_scheme_is_tested_once_on_the_mean_of_its_seeds() -> None:
     raw = [found[1][KEY]["R@1"]["p_value"], found[3][KEY]["R@1"]["p_value"]]
     assert [found[1][KEY]["R@1"]["p_holm"], found[3][KEY]["R@1"]["p_holm"]] == pytest.approx(holm(raw))
     assert found[3][KEY]["R@1"]["deviation"] is None
-    assert against_baseline(found[1], "R@1")["p"] == own["R@1"]["p_holm"]
     assert corrected_for(found) == (
-        "p: paired permutation test on the mean over the trained seeds, as is the difference, by image, corrected for 2 "
-        "systems a measure (Holm)."
+        "p: paired permutation test, by image (with several seeds: a test that draws images and seeds), corrected for 2 "
+        "systems per measure (Holm)."
     )
+
+
+def test_the_p_of_several_seeds_counts_the_seeds_as_draws() -> None:
+    rng = np.random.default_rng(0)
+    tables = [values(rng, rate) for rate in (0.4, 0.47, 0.72, 0.55, 0.52)]
+    found = rows([("baseline", None), ("atomic", 0), ("atomic", 1), ("atomic", 2), ("mine", None)], tables)
+    atomic, mine = found[1][KEY]["R@1"], found[4][KEY]["R@1"]
+    differences = np.stack([(table[["R@1"]] - tables[0][["R@1"]]).to_numpy() for table in tables[1:4]])
+    of_seeds = seed_p_values(differences, tables[0]["image_id"])[0]
+    assert atomic["p_seeds"] == pytest.approx(max(of_seeds, atomic["p_value"])) and of_seeds > 2 * atomic["p_value"]
+    # A system with one run has no seeds to draw: it enters Holm's correction with the p of its own test.
+    assert "p_seeds" not in mine
+    adjusted = holm([atomic["p_seeds"], mine["p_value"]])
+    assert [atomic["p_seeds_holm"], mine["p_seeds_holm"]] == pytest.approx(adjusted)
+    assert against_baseline(found[2], "R@1")["p"] == atomic["p_seeds_holm"]
+    assert against_baseline(found[4], "R@1")["p"] == mine["p_seeds_holm"]
+    # The test of the trained seeds alone stays what it was.
+    assert [atomic["p_holm"], mine["p_holm"]] == pytest.approx(holm([atomic["p_value"], mine["p_value"]]))
+
+
+def test_the_p_of_several_seeds_is_never_less_than_that_of_the_trained_ones() -> None:
+    table = values(np.random.default_rng(1), 0.5)
+    hits, misses = (table.assign(**dict.fromkeys(MEASURES, value)) for value in (1.0, 0.0))
+    own = rows([("baseline", None), ("atomic", 0), ("atomic", 1)], [misses, hits, hits])[1][KEY]["R@1"]
+    assert own["p_seeds"] == own["p_value"] == pytest.approx(1 / 401)  # without any spread, the t alone would say 0
+
+
+def test_of_one_seed_nothing_is_new() -> None:
+    rng = np.random.default_rng(0)
+    found = rows([("baseline", None), ("atomic", 0), ("string", 0)], [values(rng, rate) for rate in (0.4, 0.6, 0.5)])
+    own = found[1][KEY]["R@1"]
+    assert set(own) == {"difference", "interval", "deviation", "p_value", "p_holm"}
+    assert against_baseline(found[1], "R@1")["p"] == own["p_holm"]
 
 
 def test_without_a_baseline_nothing_is_compared() -> None:

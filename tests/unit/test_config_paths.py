@@ -24,6 +24,7 @@ WITH = {
     },
     "tower.open_clip.pretrained": {"tower": {"kind": "open_clip", "open_clip": {"pretrained": "./{}"}}},
     "tower.open_clip.model": {"tower": {"kind": "open_clip", "open_clip": {"model": "local-dir:./{}"}}},
+    "runs.mine": {"runs": {"mine": "{}"}},
     "report.benchmark": {"report": {"benchmark": "{}"}},
 }
 

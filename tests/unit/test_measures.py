@@ -215,7 +215,9 @@ def test_metrics_and_table(tmp_path):
         words in " ".join(text.split()) for words in ("transductive corpus, unseen queries", "24 queries", "Split test")
     )
     assert (
-        "-100.0*" in text and "p 0.001" in text and "corrected for 2 systems a measure (Holm)" in " ".join(text.split())
+        "-100.0*" in text
+        and "p 0.001" in text
+        and "corrected for 2 systems per measure (Holm)" in " ".join(text.split())
     )
     assert "random answers would score 8.3 / 41.7 / 83.3" in " ".join(text.split())
     assert "100.0-100.0" in text and "75.0" in text

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from grace.evaluation.significance import bootstrap_intervals, cluster_sums, paired_p_values
+from grace.evaluation.significance import bootstrap_intervals, cluster_sums, paired_p_values, seed_p_values
 
 DRAWS = {"resamples": 500, "seed": 0}
 
@@ -109,6 +110,84 @@ def test_same_seed_same_numbers_other_seed_others():
     values, clusters = clustered(np.random.default_rng(1))
     again = [bootstrap_intervals(values, clusters, confidence=0.95, resamples=100, seed=seed) for seed in (0, 0, 1)]
     assert (again[0] == again[1]).all() and (again[0] != again[2]).any()
+
+
+def crossed(rng, seeds=3, images=40, captions=5, of_seed=0.0, of_image=0.3, mean=0.0):
+    """Differences [seeds, images * captions, 1] with an effect of every seed, of every image, and noise; and images."""
+    image = np.arange(images).repeat(captions)
+    effects = mean + of_seed * rng.standard_normal((seeds, 1)) + of_image * rng.standard_normal(images)[image]
+    return (effects + 0.5 * rng.standard_normal((seeds, len(image))))[:, :, None], image
+
+
+def test_p_over_seeds_against_loops():
+    values, clusters = crossed(np.random.default_rng(0), of_seed=0.1, mean=0.2)
+    cells = [
+        [float(np.mean([v for v, c in zip(run[:, 0], clusters, strict=True) if c == image])) for image in range(40)]
+        for run in values
+    ]
+    by_image = [sum(run[image] for run in cells) / 3 for image in range(40)]
+    by_seed = [sum(run) / 40 for run in cells]
+    grand = sum(by_seed) / 3
+    of_images = sum((value - grand) ** 2 for value in by_image) / 39 / 40
+    of_seeds = sum((value - grand) ** 2 for value in by_seed) / 2 / 3
+    freedom = (of_images + of_seeds) ** 2 / (of_images**2 / 39 + of_seeds**2 / 2)
+    expected = 2 * stats.t.sf(abs(grand) / (of_images + of_seeds) ** 0.5, min(freedom, 4))
+    assert 0.001 < expected < 0.9
+    assert seed_p_values(values, clusters)[0] == pytest.approx(expected)
+
+
+def test_p_over_equal_seeds_is_the_t_of_the_test_over_images_with_bounded_degrees_of_freedom():
+    values, clusters = crossed(np.random.default_rng(1), seeds=1, mean=0.1)
+    by_image = values[0, :, 0].reshape(40, 5).mean(1)
+    found = seed_p_values(np.concatenate([values] * 4), clusters)[0]
+    assert found == pytest.approx(2 * stats.t.sf(abs(stats.ttest_1samp(by_image, 0).statistic), 2 * 3))
+    many = seed_p_values(np.concatenate([values] * 21), clusters)[0]  # the bound of 40 is above the 39 of the images
+    assert many == pytest.approx(stats.ttest_1samp(by_image, 0).pvalue) and many < found < 0.9
+
+
+def test_p_over_equal_images_is_the_t_test_over_seeds():
+    of_seeds = np.array([0.02, 0.05, 0.01, 0.04])
+    values = np.broadcast_to(of_seeds[:, None, None], (4, 30, 1))
+    found = seed_p_values(values, np.arange(30))[0]
+    assert found == pytest.approx(stats.ttest_1samp(of_seeds, 0).pvalue)
+
+
+def test_p_over_seeds_without_spread():
+    clusters = np.arange(10)
+    assert seed_p_values(np.zeros((2, 10, 1)), clusters)[0] == 1.0
+    assert seed_p_values(np.ones((2, 10, 1)), clusters)[0] == 0.0
+    assert seed_p_values(np.ones((2, 10, 1)), np.zeros(10))[0] == 1.0  # one image is no evidence
+
+
+def test_images_with_many_captions_weigh_more_in_the_error_over_images():
+    """Against the bootstrap of the mean over images of one to nine captions; equal seeds, so that images alone count."""
+    rng = np.random.default_rng(2)
+    clusters = np.arange(200).repeat(rng.integers(1, 10, 200))
+    values = (0.1 + 0.4 * rng.standard_normal(200)[clusters] + 0.2 * rng.standard_normal(len(clusters)))[:, None]
+    low, high = bootstrap_intervals(values, clusters, confidence=0.6827, resamples=4000, seed=0)[0]
+    error = (high - low) / 2
+    found = seed_p_values(np.stack([values, values]), clusters)[0]
+    assert stats.t.isf(found / 2, 2) == pytest.approx(values.mean() / error, rel=0.04)
+    unweighted = seed_p_values(np.stack([values, values]), np.arange(len(values)))[0]
+    assert stats.t.isf(unweighted / 2, 2) > 1.5 * values.mean() / error
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seeds_that_differ_by_chance_are_seldom_called_different(seeds):
+    """Training seeds have effects of their own and no difference on average: the test over images alone is misled."""
+    rng = np.random.default_rng(3)
+    rejected = np.zeros(2)
+    for trial in range(200):
+        values, clusters = crossed(rng, seeds=seeds, of_seed=0.2)
+        rejected[0] += seed_p_values(values, clusters)[0] <= 0.05
+        rejected[1] += paired_p_values(values.mean(0), clusters, resamples=199, seed=trial)[0] <= 0.05
+    assert rejected[0] / 200 <= 0.08 and rejected[1] / 200 >= 0.2
+
+
+def test_a_difference_that_all_seeds_show_is_found():
+    rng = np.random.default_rng(4)
+    found = [seed_p_values(*crossed(rng, of_seed=0.02, mean=0.3))[0] <= 0.05 for _ in range(50)]
+    assert sum(found) >= 45
 
 
 def test_shapes_that_do_not_fit_are_refused():
