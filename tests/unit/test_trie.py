@@ -286,13 +286,15 @@ def test_one_sort_and_level_by_level_number_alike(sequences, sort):
     assert _pack(flat, lengths) is not None
     quick, slow = number_nodes(flat, lengths), _by_levels(flat, lengths)
     assert alike(quick, slow)
+    rows = [quick.sequence_at(row) for row in range(len(lengths))]
+    assert quick.rows_sorted and [sequences[row] for row in rows] == sorted(sequences)
+    assert rows == quick.by_row(np.arange(len(lengths))).tolist()
 
 
 def alike(quick: Nodes, slow: Nodes) -> bool:
     """The same nodes, and every sequence ends in the same one."""
-    ends = quick.ends.copy()
-    if quick.order is not None:
-        ends[quick.order] = quick.ends
+    ends = np.empty_like(quick.ends)
+    ends[quick.by_row(np.arange(len(ends)))] = quick.ends
     same = [np.array_equal(getattr(quick, name), getattr(slow, name)) for name in ("labels", "first", "levels")]
     return all(same) and np.array_equal(ends, slow.ends)
 
