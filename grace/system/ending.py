@@ -1,8 +1,6 @@
-"""How a stage ended, in words, as the last line of its log.
+"""A stage ends when it is asked to, and when the workflow that started it is gone.
 
-A stage that fails by itself prints its reason (`error: ...`, or a traceback); one that is asked to end prints `ended: SIGTERM ...`,
-a training `interrupted: ...`, since it keeps the state of its last step first; for one that is killed the workflow writes the
-line, by `python -m grace ended`.
+Both ways temporary files are removed, and the reason is the last line that the stage prints.
 """
 
 from __future__ import annotations
@@ -16,35 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from grace.system.cancelled import FOLDER, mark_cancelled
-
-WHY = {
-    "SIGKILL": "killed from outside, or by the system because memory ran out",
-    "SIGTERM": "asked to end from outside: cancelled, out of time, or the workflow was ended",
-    "SIGBUS": "a mapped file was cut short, or the disk is full",
-    "SIGSEGV": "a library crashed",
-    "SIGABRT": "a library gave up, often because memory ran out",
-    "SIGXFSZ": "a file grew beyond the limit of this process (ulimit -f)",
-}
-
-
-def reason(code: int) -> str:
-    """An exit code in words; a shell adds 128 to the number of the signal that ended a process."""
-    if code <= 128:
-        return f"exit code {code}: a defect of the stage, see the traceback above"
-    try:
-        name = signal.Signals(code - 128).name
-    except ValueError:
-        return f"exit code {code}"
-    return f"{name}: {WHY.get(name, 'ended by a signal')}"
-
-
-def last_line(log: Path | str) -> str:
-    """The last line of a log that is not blank; empty if there is none."""
-    path = Path(log)
-    if not path.is_file():
-        return ""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+from grace.system.exit_codes import reason
 
 
 def end_on_request() -> None:
