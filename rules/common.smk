@@ -28,7 +28,8 @@ from grace.workflow.stages import STAGES
 given = list(map(str, workflow.overwrite_configfiles))
 try:
     overlays = Overlays([*(file for file in map(str, workflow.configfiles) if file not in given), *given])
-    CONFIG = parse_config(Config, config, "configuration", overlays.origin)
+    values = overlays.lay_bases_below(config, workflow.config_settings.config)
+    CONFIG = parse_config(Config, values, "configuration", overlays.origin)
     check_paths(CONFIG)
     check_download(CONFIG)
 except GraceError as error:
