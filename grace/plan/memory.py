@@ -38,6 +38,66 @@ class Memory:
         return max(self.backward, self.step)
 
 
+@dataclass(frozen=True)
+class _Process:
+    """One training process: what it trains, and the sizes that follow from its precision and device."""
+
+    parameters: Parameters
+    counted: Counted
+    training: Training
+    processes: int
+    offload: bool
+    gpu: bool
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight or gradient."""
+        return 2 if self.training.precision == "bf16" else 4
+
+    @property
+    def shard(self) -> float:
+        """Trained parameters whose optimizer states are in this process."""
+        return self.parameters.trained / self.processes
+
+    @property
+    def states(self) -> float:
+        """Bytes of the optimizer's states, wherever they are."""
+        return (MASTER + ADAM) * self.shard
+
+    @property
+    def on_device(self) -> float:
+        """Bytes of the optimizer's states on the device."""
+        return 0 if self.offload else self.states
+
+    @property
+    def on_host(self) -> float:
+        """Bytes on the host: the states, fp32 gradients, and weights on their way back."""
+        return self.states + MASTER * self.shard + self.width * self.shard if self.offload else 0
+
+    @property
+    def bucket(self) -> int:
+        """Bytes of the buffer in which gradients are put together."""
+        return self.width * (BUCKET if self.gpu else min(BUCKET, self.parameters.trained))
+
+    @property
+    def copies(self) -> int:
+        """Copies that AdamW makes of what it steps at once: the root of the second moment, on a processor also the quotient."""
+        return 1 if self.gpu else 2
+
+    def backward_peak(self, gradients: float, ready: float) -> float:
+        """The largest activations and gradients. `gradients`: bytes kept until the step; `ready`: the share of those that are
+        ready which stays on the device, where each step has one micro-batch."""
+        if self.training.gradient_accumulation > 1:  # those of the micro-batches before are all there
+            return self.counted.peak(0) + gradients
+        return self.counted.peak(ready)
+
+    def result(self, zero_stage: int, *, weights: float, gradients: float, backward: float, step: float) -> Memory:
+        return Memory(
+            zero_stage, self.offload, round(weights), round(self.on_device), round(gradients), self.counted.peak(0),
+            round(backward), round(step), round(self.on_host),
+        )  # fmt: skip
+
+
 def memory(
     parameters: Parameters, counted: Counted, training: Training, zero_stage: int, processes: int,
     offload: bool = False, gpu: bool = True,
@@ -49,48 +109,53 @@ def memory(
     """
     if offload and zero_stage == 0:
         raise ValueError("the optimizer can be offloaded under ZeRO 1 to 3 only")
-    total, trained = parameters.in_training, parameters.trained
-    width = 2 if training.precision == "bf16" else 4
-    bucket = width * (BUCKET if gpu else min(BUCKET, trained))
-    # Beside its gradient, AdamW makes the root of the second moment (on a processor also the quotient) of what it steps at once.
-    temporaries = 1 if gpu else 2
-    accumulates = training.gradient_accumulation > 1
+    if training.precision == "bf16" and zero_stage == 0:
+        raise ValueError("bf16 without ZeRO runs as ZeRO 1")
+    process = _Process(parameters, counted, training, processes, offload, gpu)
     if zero_stage == 0:
-        if width == 2:
-            raise ValueError("bf16 without ZeRO runs as ZeRO 1")
-        weights, optimizer, gradients = 4 * total, ADAM * trained, 4 * trained
-        at_once = max(parameters.groups) if gpu else parameters.largest
-        kept = counted.peak(0) + gradients if accumulates else counted.peak(1)
-        states = weights + optimizer
-        # Gradients are put together, a bucket at a time, for the processes' mean, be it of one.
-        together = gradients + 4 * min(BUCKET, trained)
-        step = states + max(together, gradients + 4 * at_once * temporaries)
-        return Memory(0, False, weights, optimizer, gradients, counted.peak(0), states + kept, step, 0)
-    shard = trained / processes
-    on_device = 0 if offload else 1
-    states = (MASTER + ADAM) * shard
-    host = (
-        0 if on_device else round(states + MASTER * shard + width * shard)
-    )  # fp32 gradients, weights on their way back
-    if zero_stage < 3:
-        weights = width * total
-        share = 1.0 if zero_stage == 1 else 1 / processes
-        gradients = width * trained * share * (on_device or zero_stage == 1)
-        kept = counted.peak(0) + gradients if accumulates else counted.peak(share if on_device else 0)
-        # On a processor the buffer takes the gradients' place, one by one; a GPU's stands beside them.
-        backward = weights + states * on_device + kept + (bucket if gpu else 0)
-        # A group is flattened to fp32 and stepped as one tensor.
-        flat = MASTER * max(parameters.groups) / processes
-        step = weights + states * on_device + max(gradients + flat * on_device, (1 + temporaries) * flat * on_device)
-    else:
-        weights = width * total / processes
-        gradients = width * shard * on_device
-        gathered = width * min(total, LIVE)
-        held = weights + states * on_device + gradients + bucket
-        backward = held + gathered + counted.peak(0)
-        sub_group = MASTER * min(SUB_GROUP, max(parameters.groups)) / processes
-        step = held + (1 + temporaries) * sub_group * on_device
-    return Memory(
-        zero_stage, offload, round(weights), round(states * on_device), round(gradients), counted.peak(0), round(backward),
-        round(step), host,
-    )  # fmt: skip
+        return _without_zero(process)
+    return _zero_3(process) if zero_stage == 3 else _zero_1_or_2(process, zero_stage)
+
+
+def _without_zero(process: _Process) -> Memory:
+    """Plain AdamW in fp32: the weights are their own master copy, so each process has two moments a parameter."""
+    parameters, trained = process.parameters, process.parameters.trained
+    weights, optimizer, gradients = 4 * parameters.in_training, ADAM * trained, 4 * trained
+    at_once = max(parameters.groups) if process.gpu else parameters.largest
+    # Gradients are put together, a bucket at a time, for the processes' mean, be it of one.
+    together = gradients + 4 * min(BUCKET, trained)
+    backward = weights + optimizer + process.backward_peak(gradients, ready=1)
+    step = weights + optimizer + max(together, gradients + 4 * at_once * process.copies)
+    return Memory(0, False, weights, optimizer, gradients, process.counted.peak(0), backward, step, host=0)
+
+
+def _zero_1_or_2(process: _Process, zero_stage: int) -> Memory:
+    """Optimizer states are sharded; under ZeRO 2 gradients too, and offloading takes those off the device as they come."""
+    weights = process.width * process.parameters.in_training
+    every = process.width * process.parameters.trained  # bytes of all gradients
+    share = 1.0 if zero_stage == 1 else 1 / process.processes
+    gradients = 0 if process.offload and zero_stage == 2 else every * share
+    ready = 0 if process.offload else share
+    # On a processor the buffer takes the gradients' place, one by one; a GPU's stands beside them.
+    buffer = process.bucket if process.gpu else 0
+    held = weights + process.on_device
+    backward = held + process.backward_peak(gradients, ready) + buffer
+    if process.offload:
+        step = held + gradients
+    else:  # a group is flattened to fp32 and stepped as one tensor
+        flat = MASTER * max(process.parameters.groups) / process.processes
+        step = held + max(gradients + flat, (1 + process.copies) * flat)
+    return process.result(zero_stage, weights=weights, gradients=gradients, backward=backward, step=step)
+
+
+def _zero_3(process: _Process) -> Memory:
+    """Weights are sharded as well, and gathered for the layers that compute; a part of the parameters is stepped at a time."""
+    parameters = process.parameters
+    weights = process.width * parameters.in_training / process.processes
+    gradients = 0 if process.offload else process.width * process.shard
+    gathered = process.width * min(parameters.in_training, LIVE)
+    held = weights + process.on_device + gradients + process.bucket
+    sub_group = 0 if process.offload else MASTER * min(SUB_GROUP, max(parameters.groups)) / process.processes
+    backward = held + gathered + process.counted.peak(0)
+    step = held + (1 + process.copies) * sub_group
+    return process.result(3, weights=weights, gradients=gradients, backward=backward, step=step)

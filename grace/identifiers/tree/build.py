@@ -27,7 +27,7 @@ class Nodes:
     first: np.ndarray  # int32 [inner + 1]: of all nodes but those of the last level
     levels: np.ndarray  # int64 [depth + 2]
     ends: np.ndarray  # int32 [S]: the node that each row ends in
-    order: np.ndarray | None  # int64 [S]: the sequence of each row; None where row r is sequence r, which saves a gather
+    order: np.ndarray | None  # int64 [S]: the sequence of each row; None where row r is sequence r
     rows_sorted: bool
 
     def by_row(self, values_S: np.ndarray) -> np.ndarray:
