@@ -1,4 +1,4 @@
-"""The command `ended`: the last line of the log of a stage that failed. The workflow's rules call it; by hand it is of no use."""
+"""The command `ended`: the last line of the log of a failed stage. The workflow's rules call it; it is of no use by hand."""
 
 from __future__ import annotations
 

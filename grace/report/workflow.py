@@ -1,7 +1,7 @@
-"""The picture of the workflow as it ran: a box per stage, an arrow where one stage read what another wrote.
+"""The diagram of the workflow as it ran: one box per stage, an arrow where one stage read what another wrote.
 
-Part of `python -m grace report`; reads nothing but its arguments. It is made from the records of the jobs, so it shows what
-happened, not what should have. Arrows that follow from others are left out (networkx's transitive reduction).
+Part of `python -m grace report`; reads only its arguments. It is based on the records of the jobs, so it shows what actually
+happened. Arrows implied by others are left out (the transitive reduction of Aho, Garey and Ullman, 1972).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from grace.report.jobs import Job
 WIDE, HIGH = 0.86, 0.54
 """Size of a box; one unit is the distance between columns, and between rows."""
 UNIT = (2.4, 0.92)
-"""That distance in inches of 72 page units."""
+"""That distance between columns, and between rows, in inches of 72 page units."""
 
 
 def workflow_figure(jobs: Sequence[Job]) -> Markup | None:
-    """The picture; None without records, or where records of several runs contradict each other."""
+    """The diagram; None without records, or if records of several runs contradict each other."""
     graph = nx.DiGraph()
     for job in jobs:
         graph.add_node(job.stage)
@@ -62,10 +62,10 @@ def workflow_figure(jobs: Sequence[Job]) -> Markup | None:
 
 
 def _layout(lines: nx.DiGraph) -> tuple[list[list], dict[Any, tuple[float, int]]]:
-    """(arrows as their stops from row to row, {stop: its column and row}).
+    """(arrows as lists of stops, one per row, {stop: its column and row}).
 
-    An arrow past other rows has a stop of its own in each of them, so that it meets no box. Each row is in the order of what
-    its stops follow (the barycenter heuristic), and centred.
+    An arrow has a stop of its own in every row that it passes, which reserves space between the boxes. Each row is ordered by
+    the stops before it (the barycenter heuristic) and centred.
     """
     layer = {stage: row for row, stages in enumerate(nx.topological_generations(lines)) for stage in stages}
     graph, routes = nx.DiGraph(), []

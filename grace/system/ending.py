@@ -1,6 +1,6 @@
-"""A stage ends when it is asked to, and when the workflow that started it is gone.
+"""End a stage on SIGTERM, and when the workflow that started it is gone.
 
-Both ways temporary files are removed, and the reason is the last line that the stage prints.
+Either way its temporary files are deleted, and the last line that it prints is the reason.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from grace.system.exit_codes import reason
 
 
 def end_on_request() -> None:
-    """From now on SIGTERM ends this process as an exception does: temporary files go, and the reason is printed."""
+    """From now on SIGTERM ends this process like an exception: temporary files are deleted, and the reason is printed."""
     signal.signal(signal.SIGTERM, _end)
 
 
 def end_with_workflow() -> None:
-    """From now on this process ends when the workflow that started it is gone: a rerun must not meet it at work.
+    """From now on end this process when the workflow that started it is gone, so that it cannot collide with a rerun.
 
-    The rules name Snakemake's process in GRACE_WORKFLOW; a stage run by hand ends with nobody. On a cluster it is the Snakemake
-    inside the job, so a submitting process may go without its jobs.
+    The rules set GRACE_WORKFLOW to Snakemake's process id; a stage run by hand is not affected. On a cluster it is the
+    Snakemake inside the job, so the submitting process may exit without ending its jobs.
     """
     workflow = os.environ.get("GRACE_WORKFLOW", "")
     if workflow.isdigit() and _is_alive(int(workflow)):
@@ -37,12 +37,13 @@ def _watch(workflow: int) -> None:
     while _is_alive(workflow):
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
-    os.environ.pop(FOLDER, None)  # nobody cancelled the stage: a scheduler may have killed the whole job for its memory
+    # The stage was not cancelled: a scheduler may have killed the whole job for its memory.
+    os.environ.pop(FOLDER, None)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_alive(process: int) -> bool:
-    """A process that has ended and that nobody has waited for yet (state Z) is not alive."""
+    """Whether a process runs; a zombie (state Z) does not."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -51,7 +52,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would interrupt the cleaning up
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM would interrupt the cleanup
     mark_cancelled()
     print(f"ended: {reason(128 + number)}", file=sys.stderr, flush=True)
     sys.exit(128 + number)

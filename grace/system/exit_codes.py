@@ -1,7 +1,7 @@
-"""How a process ends: the exit codes of the command line, and what ended it in words.
+"""How a process ends: the exit codes of the command line, and the line that explains an error or an exit code.
 
-An error that a user can do something about becomes one line and a code of its own; anything else is a defect of the project,
-keeps its traceback and exits with 1. A process that a signal ended has the code that a shell gives it, 128 + the signal's number.
+An error that the user can fix becomes one line with its own exit code. Anything else is a bug in the project: it keeps its
+traceback, and the exit code is 1. For a process that a signal ended, the shell reports 128 + the number of the signal.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 
 from grace.system.errors import GraceError, Interrupted
 
-DEFECT = 1
+BUG = 1
 USER_ERROR = 2
 AGAIN = 75
-"""Interrupted with its state kept: run it again (EX_TEMPFAIL of sysexits.h)."""
+"""Interrupted after saving its state: run it again to resume (EX_TEMPFAIL of sysexits.h)."""
 UNWRITTEN = 120
-"""Python could not write its last words."""
+"""Python could not flush its standard output on exit."""
 KEYBOARD = 130
-"""Interrupted from the keyboard, as by SIGINT."""
+"""Interrupted from the keyboard (SIGINT)."""
 
 WHY = {
     "SIGKILL": "killed from outside, or by the system because memory ran out",
-    "SIGTERM": "asked to end from outside: cancelled, out of time, or the workflow was ended",
-    "SIGBUS": "a mapped file was cut short, or the disk is full",
+    "SIGTERM": "terminated from outside: cancelled, out of time, or the workflow was stopped",
+    "SIGBUS": "a memory-mapped file was truncated, or the disk is full",
     "SIGSEGV": "a library crashed",
-    "SIGABRT": "a library gave up, often because memory ran out",
+    "SIGABRT": "a library aborted, often because memory ran out",
     "SIGXFSZ": "a file grew beyond the limit of this process (ulimit -f)",
 }
 
-# What the machine refuses is not a defect of ours: no permission, no space, a file where a folder should be.
+# Errors of the machine rather than bugs: no permission, no space, a file where a folder should be.
 MACHINE_ERRORS = {
     errno.EACCES,
     errno.EPERM,
@@ -56,7 +56,7 @@ class End:
 
 
 def end_of(error: BaseException) -> End | None:
-    """How a process ends that `error` ends; None for a defect, whose traceback is to be shown."""
+    """How the process ends after `error`; None for a bug, whose traceback should be shown."""
     if isinstance(error, Interrupted):
         return End(f"interrupted: {' '.join(str(error).split())}", AGAIN)
     if isinstance(error, KeyboardInterrupt):
@@ -66,26 +66,26 @@ def end_of(error: BaseException) -> End | None:
 
 
 def _said(error: BaseException) -> str | None:
-    """What is wrong with a user's input or machine; None for a defect."""
+    """What is wrong with the user's input or machine; None for a bug."""
     if isinstance(error, GraceError):
         return " ".join(str(error).split())
     if isinstance(error, OSError):
-        cut_short = error.errno is None and "requested and" in str(error)  # numpy's words for a full disk
+        cut_short = error.errno is None and "requested and" in str(error)  # how numpy reports a full disk
         if cut_short or error.errno in MACHINE_ERRORS:
             what = "No space left on device" if cut_short else error.strerror
             return f"{what}: {error.filename or 'while writing'}"
     if isinstance(error, MemoryError):
         return f"memory ran out ({str(error) or 'MemoryError'}); give the stage more"
-    # the loader's words for a library that memory has no room for
+    # how the loader reports that a library does not fit in memory
     if isinstance(error, ImportError) and "failed to map segment" in str(error):
         return f"memory ran out while a library was loaded ({error}); give the stage more"
     return None
 
 
 def reason(code: int) -> str:
-    """An exit code in words; a shell adds 128 to the number of the signal that ended a process."""
+    """Explain an exit code; a shell adds 128 to the number of the signal that ended a process."""
     if code <= 128:
-        return f"exit code {code}: a defect of the stage, see the traceback above"
+        return f"exit code {code}: a bug in the stage, see the traceback above"
     try:
         name = signal.Signals(code - 128).name
     except ValueError:

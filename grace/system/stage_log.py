@@ -1,8 +1,8 @@
-"""The last line of the log of a stage that failed: why it ended.
+"""Say how a stage ended in the last line of its log.
 
-A stage that fails by itself prints its reason (`error: ...`, or a traceback); one that is asked to end prints `ended: SIGTERM ...`,
-a training `interrupted: ...`, since it keeps the state of its last step first. For one that is killed, or whose disk is full,
-the workflow writes the line, by `python -m grace ended`.
+A stage that fails prints its reason (`error: ...`, or a traceback). A stage that is terminated prints `ended: SIGTERM ...`; a
+training first saves the state of its last step and prints `interrupted: ...`. For a stage that is killed, or that cannot
+write because the disk is full, the workflow writes the line with `python -m grace ended`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from grace.system.exit_codes import AGAIN, DEFECT, KEYBOARD, UNWRITTEN, USER_ERROR, reason
+from grace.system.exit_codes import AGAIN, BUG, KEYBOARD, UNWRITTEN, USER_ERROR, reason
 
 FULL = 1 << 20
-"""Free bytes below which a disk counts as full: a stage writes more than that."""
+"""Free bytes below which a disk counts as full."""
 GAVE_REASON = (USER_ERROR, AGAIN, KEYBOARD)
-"""Exit codes of a stage that has written its reason as the last line itself."""
-MAY_LACK_REASON = (DEFECT, UNWRITTEN)
-"""Exit codes of a stage whose traceback would be in the log, if there were room."""
+"""Exit codes of a stage that has itself written its reason as the last line."""
+MAY_LACK_REASON = (BUG, UNWRITTEN)
+"""Exit codes of a stage whose traceback is missing from the log if the disk is full."""
 
 
 def write_end(code: int, log: Path) -> None:
-    """Write why a stage ended with `code` as the last line of its log, unless the stage has written it."""
+    """Append the reason why a stage ended with `code` to its log, unless the stage has written it.
+
+    If the log cannot be written, the line goes to standard error.
+    """
     if code in GAVE_REASON or last_line(log).startswith("ended: "):
         return
     free = shutil.disk_usage(log.parent).free
@@ -37,7 +40,7 @@ def write_end(code: int, log: Path) -> None:
 
 
 def last_line(log: Path | str) -> str:
-    """The last line of a log that is not blank; empty if there is none."""
+    """The last non-blank line of a log; empty if there is none."""
     path = Path(log)
     if not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""How a process ends: what is a user's matter in one line, and what is a defect with its traceback."""
+"""How a process ends: one line for what the user can fix, the traceback for a bug."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ ENDS = [
         ),
     ),
 ]
-DEFECTS = [os_error(errno.EBADF, "Bad file descriptor"), os_error(None, "odd"), ImportError("no such"), KeyError("a")]
+BUGS = [os_error(errno.EBADF, "Bad file descriptor"), os_error(None, "odd"), ImportError("no such"), KeyError("a")]
 
 
 @pytest.mark.parametrize(("error", "end"), ENDS, ids=lambda value: type(value).__name__)
-def test_what_a_user_can_do_something_about_is_one_line(error, end, monkeypatch, capsys) -> None:
+def test_what_the_user_can_fix_is_one_line(error, end, monkeypatch, capsys) -> None:
     assert end_of(error) == end
     with pytest.raises(SystemExit) as left:
         run(error, monkeypatch)
     assert left.value.code == end.code and capsys.readouterr().err == end.line + "\n"
 
 
-@pytest.mark.parametrize("error", DEFECTS, ids=lambda error: type(error).__name__)
-def test_a_defect_keeps_its_traceback(error, monkeypatch) -> None:
+@pytest.mark.parametrize("error", BUGS, ids=lambda error: type(error).__name__)
+def test_a_bug_keeps_its_traceback(error, monkeypatch) -> None:
     assert end_of(error) is None
     with pytest.raises(type(error)) as left:
         run(error, monkeypatch)
@@ -69,7 +69,7 @@ def run(error: BaseException, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (1, "exit code 1: a defect of the stage, see the traceback above"),
+        (1, "exit code 1: a bug in the stage, see the traceback above"),
         (137, "SIGKILL: killed from outside, or by the system because memory ran out"),
         (129, "SIGHUP: ended by a signal"),
         (255, "exit code 255"),

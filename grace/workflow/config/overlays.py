@@ -2,13 +2,14 @@
 
 Read by `python -m grace config --check`, `grace plan` and, for the files that Snakemake was given, by the workflow.
 
-A file may name another one with the key `extends`: that file, its base, is laid right below it. The path is relative to the
-file that names it, and a base may have a base of its own.
+A file can name another one, its base, with the key `extends`. It is then laid over its base. The path is relative to the file
+that names it, and a base can have a base of its own.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import yaml
 from grace.system.errors import GraceError
 
 EXTENDS = "extends"
-"""The key by which a file names its base. It is none of the configuration itself."""
+"""The key by which a file names its base; not part of the configuration itself."""
 Place = tuple[str | int, ...]
 """A key by the names that lead to it."""
 
@@ -63,7 +64,7 @@ class Overlays:
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
         self.files: list[tuple[Path, dict[str, Any]]] = []
-        self._bases: list[int] = []  # places in `files` of those that another file extends
+        self._bases: list[int] = []  # indices in `files` of those that another file extends
         for path in paths:
             chain = _with_bases(Path(path))
             self._bases += range(len(self.files), len(self.files) + len(chain) - 1)
@@ -75,15 +76,13 @@ class Overlays:
         return _merged(found for _, found in self.files)
 
     def lay_bases_below(self, merged: dict[str, Any], command_line: Mapping[str, Any]) -> dict[str, Any]:
-        """`merged`, the keys of these files as Snakemake reads them, with the bases that it does not know.
+        """Add the bases to `merged`, the keys of these files and of `command_line` (`--config`) as merged by Snakemake.
 
-        A key of a base counts if neither the file that extends it, nor a later file, nor `command_line` (the values of
-        `--config`) sets it. Raises a `GraceError` for `extends` on the command line: the path is relative to a file.
+        A key of a base counts unless the file that extends it, a later file or the command line sets it. Raises a
+        `GraceError` if `extends` is set on the command line, since its path is relative to a file.
         """
         if EXTENDS in command_line or (EXTENDS in merged and not self._bases):
-            raise GraceError(
-                f"the key '{EXTENDS}' is for configuration files only; give the file itself by --configfile"
-            )
+            raise GraceError(f"the key '{EXTENDS}' is for configuration files only; pass the file with --configfile")
         out = {key: value for key, value in merged.items() if key != EXTENDS}
         for place in self._bases:
             above = _merged([*(found for _, found in self.files[place + 1 :]), dict(command_line)])
@@ -129,7 +128,7 @@ def _without(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A file with its keys, after the base that it extends, and so on: the lowest first."""
+    """A file and its keys, preceded by its base, the base of its base and so on: the lowest first."""
     chain: list[tuple[Path, dict[str, Any]]] = []
     seen: list[Path] = []
     while True:
@@ -141,11 +140,11 @@ def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         base = found.pop(EXTENDS)
         if not isinstance(base, str) or not base.strip():
             raise GraceError(f"{EXTENDS} in {path}: name one configuration file (got {base!r})")
-        below = path.parent / Path(base).expanduser()
+        below = path.parent / os.path.expanduser(base)
         if not below.exists():
             raise GraceError(
                 f"{EXTENDS} in {path}: configuration file {below} does not exist; the path is relative to {path.parent}/"
             )
         if below.resolve() in seen:
-            raise GraceError(f"{EXTENDS} in {path}: {below} extends this file in turn; remove one of the two")
+            raise GraceError(f"{EXTENDS} in {path}: {below} extends this file in turn; remove one of the two keys")
         path = below
