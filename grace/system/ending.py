@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from grace.system.cancelled import FOLDER, mark_cancelled
+from grace.system.cancelled import LOG, mark_cancelled
 from grace.system.exit_codes import reason
 
 
@@ -38,7 +38,7 @@ def _watch(workflow: int) -> None:
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
     # The stage was not cancelled: a scheduler may have killed the whole job for its memory.
-    os.environ.pop(FOLDER, None)
+    os.environ.pop(LOG, None)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import yaml
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
+from grace.rules.planned import planned_configuration
 from grace.system.errors import GraceError
 from grace.workflow.config import Config, load, parse
-from grace.workflow.config.overlays import Overlays
+from grace.workflow.config.overlays import Overlays, laid_over
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "config").glob("*.yaml"))
@@ -125,12 +127,26 @@ def test_extends_on_the_command_line_is_refused(tmp_path) -> None:
     write(tmp_path / "base.yaml", seeds=[1])
     preset = write(tmp_path / "preset.yaml", extends="base.yaml")
     for files in ([], [preset]):
-        with pytest.raises(GraceError, match="'extends' is for configuration files only"):
+        with pytest.raises(GraceError, match="'extends' is read in configuration files only"):
             by_snakemake(*files, command_line={"extends": str(preset)})
     with pytest.raises(
-        GraceError, match="'extends' is for configuration files only"
+        GraceError, match="'extends' is read in configuration files only"
     ):  # given as values, without a file
         Overlays([ROOT / "config.yaml"]).lay_bases_below({"extends": "base.yaml"}, {})
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_module_is_given_the_values_of_a_preset(preset) -> None:
+    """As the file holds them: what it extends is looked for in the folder of presets. Files of the importer count for nothing."""
+    importer = SimpleNamespace(modifier=SimpleNamespace(is_main_snakefile=lambda: False))
+    changed = {"flamingo": {"checkpoint": ""}}
+    values: dict = load_configfile(preset)
+    update_config(values, changed)
+    found = planned_configuration(importer, values)
+    overlays = Overlays([preset])
+    assert found == parse(Config, laid_over(overlays.values, changed), "configuration")
+    with pytest.raises(GraceError, match=r"config/none\.yaml does not exist"):
+        planned_configuration(importer, {"extends": "none.yaml"})
 
 
 def test_editors_know_the_key() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from grace.data.tables import load_dataset
 from grace.records.provenance import provenance
+from grace.records.stage import stage
 from grace.retrieval.runs import write_run
 from grace.system.errors import GraceError
 from grace.system.files import write_json
@@ -25,8 +26,14 @@ from grace.towers.text_side import embeddings_of, encode_captions
 from grace.workflow.config import Retrieve
 
 TAG = "baseline"
+WRITES = ("run.trec", "retrieval.json")
 
 
+@stage(
+    "baseline",
+    outputs=lambda output: [output / name for name in WRITES],
+    settings=lambda given: given.model_dump(mode="json", include={"depth", "batch_size"}),
+)
 def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, settings: Retrieve) -> dict[str, Any]:
     """Search every test caption; write run.trec and retrieval.json into the folder `output`, return the latter.
 

@@ -79,10 +79,12 @@ class Overlays:
         """Add the bases to `merged`, the keys of these files and of `command_line` (`--config`) as merged by Snakemake.
 
         A key of a base counts unless the file that extends it, a later file or the command line sets it. Raises a
-        `GraceError` if `extends` is set on the command line, since its path is relative to a file.
+        `GraceError` if `extends` is set, but not in one of these files: its path is relative to a file.
         """
         if EXTENDS in command_line or (EXTENDS in merged and not self._bases):
-            raise GraceError(f"the key '{EXTENDS}' is for configuration files only; pass the file with --configfile")
+            raise GraceError(
+                f"the key '{EXTENDS}' is read in configuration files only; give the file itself with --configfile"
+            )
         out = {key: value for key, value in merged.items() if key != EXTENDS}
         for place in self._bases:
             above = _merged([*(found for _, found in self.files[place + 1 :]), dict(command_line)])
