@@ -38,6 +38,66 @@ class Memory:
         return max(self.backward, self.step)
 
 
+@dataclass(frozen=True)
+class _Process:
+    """One training process: what it trains, and the sizes that depend on its precision and device."""
+
+    parameters: Parameters
+    counted: Counted
+    training: Training
+    processes: int
+    offload: bool
+    gpu: bool
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight or gradient."""
+        return 2 if self.training.precision == "bf16" else 4
+
+    @property
+    def shard(self) -> float:
+        """Trained parameters whose optimizer states are in this process."""
+        return self.parameters.trained / self.processes
+
+    @property
+    def states(self) -> float:
+        """Bytes of the optimizer states, on the device or the host."""
+        return (MASTER + ADAM) * self.shard
+
+    @property
+    def on_device(self) -> float:
+        """Bytes of the optimizer states on the device."""
+        return 0 if self.offload else self.states
+
+    @property
+    def on_host(self) -> float:
+        """Bytes on the host: the states, fp32 gradients, and weights being copied back."""
+        return self.states + MASTER * self.shard + self.width * self.shard if self.offload else 0
+
+    @property
+    def bucket(self) -> int:
+        """Bytes of the buffer in which gradients are collected."""
+        return self.width * (BUCKET if self.gpu else min(BUCKET, self.parameters.trained))
+
+    @property
+    def copies(self) -> int:
+        """Copies that AdamW allocates of what it updates: the root of the second moment, on a CPU also the quotient."""
+        return 1 if self.gpu else 2
+
+    def backward_peak(self, gradients: float, ready: float) -> float:
+        """Peak of activations and gradients. `gradients`: bytes kept until the step; `ready`: the share of the ready gradients
+        that stays on the device if a step has a single micro-batch."""
+        if self.training.gradient_accumulation > 1:  # all gradients of the previous micro-batches are there
+            return self.counted.peak(0) + gradients
+        return self.counted.peak(ready)
+
+    def result(self, zero_stage: int, *, weights: float, gradients: float, backward: float, step: float) -> Memory:
+        return Memory(
+            zero_stage, self.offload, round(weights), round(self.on_device), round(gradients), self.counted.peak(0),
+            round(backward), round(step), round(self.on_host),
+        )  # fmt: skip
+
+
 def memory(
     parameters: Parameters, counted: Counted, training: Training, zero_stage: int, processes: int,
     offload: bool = False, gpu: bool = True,
@@ -49,47 +109,53 @@ def memory(
     """
     if offload and zero_stage == 0:
         raise ValueError("the optimizer can be offloaded under ZeRO 1 to 3 only")
-    total, trained = parameters.in_training, parameters.trained
-    width = 2 if training.precision == "bf16" else 4
-    bucket = width * (BUCKET if gpu else min(BUCKET, trained))
-    # Besides the gradient, AdamW allocates the root of the second moment (on a CPU also the quotient) of what it updates.
-    temporaries = 1 if gpu else 2
-    accumulates = training.gradient_accumulation > 1
+    if training.precision == "bf16" and zero_stage == 0:
+        raise ValueError("bf16 without ZeRO runs as ZeRO 1")
+    process = _Process(parameters, counted, training, processes, offload, gpu)
     if zero_stage == 0:
-        if width == 2:
-            raise ValueError("bf16 without ZeRO runs as ZeRO 1")
-        weights, optimizer, gradients = 4 * total, ADAM * trained, 4 * trained
-        at_once = max(parameters.groups) if gpu else parameters.largest
-        kept = counted.peak(0) + gradients if accumulates else counted.peak(1)
-        states = weights + optimizer
-        # Gradients are collected, one bucket at a time, to average them over the processes, even if there is only one.
-        together = gradients + 4 * min(BUCKET, trained)
-        step = states + max(together, gradients + 4 * at_once * temporaries)
-        return Memory(0, False, weights, optimizer, gradients, counted.peak(0), states + kept, step, 0)
-    shard = trained / processes
-    on_device = 0 if offload else 1
-    states = (MASTER + ADAM) * shard
-    # fp32 gradients, and weights being copied back
-    host = 0 if on_device else round(states + MASTER * shard + width * shard)
-    if zero_stage < 3:
-        weights = width * total
-        share = 1.0 if zero_stage == 1 else 1 / processes
-        gradients = width * trained * share * (on_device or zero_stage == 1)
-        kept = counted.peak(0) + gradients if accumulates else counted.peak(share if on_device else 0)
-        # On a CPU the buffer replaces the gradients one by one; on a GPU it comes on top.
-        backward = weights + states * on_device + kept + (bucket if gpu else 0)
-        # A group is flattened to fp32 and updated as one tensor.
-        flat = MASTER * max(parameters.groups) / processes
-        step = weights + states * on_device + max(gradients + flat * on_device, (1 + temporaries) * flat * on_device)
-    else:
-        weights = width * total / processes
-        gradients = width * shard * on_device
-        gathered = width * min(total, LIVE)
-        held = weights + states * on_device + gradients + bucket
-        backward = held + gathered + counted.peak(0)
-        sub_group = MASTER * min(SUB_GROUP, max(parameters.groups)) / processes
-        step = held + (1 + temporaries) * sub_group * on_device
-    return Memory(
-        zero_stage, offload, round(weights), round(states * on_device), round(gradients), counted.peak(0), round(backward),
-        round(step), host,
-    )  # fmt: skip
+        return _without_zero(process)
+    return _zero_3(process) if zero_stage == 3 else _zero_1_or_2(process, zero_stage)
+
+
+def _without_zero(process: _Process) -> Memory:
+    """Plain AdamW in fp32: the weights are their own master copy, so the states are two moments per parameter."""
+    parameters, trained = process.parameters, process.parameters.trained
+    weights, optimizer, gradients = 4 * parameters.in_training, ADAM * trained, 4 * trained
+    at_once = max(parameters.groups) if process.gpu else parameters.largest
+    # Gradients are collected, one bucket at a time, to average them over the processes, even if there is only one.
+    together = gradients + 4 * min(BUCKET, trained)
+    backward = weights + optimizer + process.backward_peak(gradients, ready=1)
+    step = weights + optimizer + max(together, gradients + 4 * at_once * process.copies)
+    return Memory(0, False, weights, optimizer, gradients, process.counted.peak(0), backward, step, host=0)
+
+
+def _zero_1_or_2(process: _Process, zero_stage: int) -> Memory:
+    """Optimizer states are sharded; under ZeRO 2 gradients too, and with offloading they leave the device at once."""
+    weights = process.width * process.parameters.in_training
+    unsharded = process.width * process.parameters.trained
+    share = 1.0 if zero_stage == 1 else 1 / process.processes
+    gradients = 0 if process.offload and zero_stage == 2 else unsharded * share
+    ready = 0 if process.offload else share
+    # On a CPU the buffer replaces the gradients one by one; on a GPU it comes on top.
+    buffer = process.bucket if process.gpu else 0
+    held = weights + process.on_device
+    backward = held + process.backward_peak(gradients, ready) + buffer
+    if process.offload:
+        step = held + gradients
+    else:  # a group is flattened to fp32 and updated as one tensor
+        flat = MASTER * max(process.parameters.groups) / process.processes
+        step = held + max(gradients + flat, (1 + process.copies) * flat)
+    return process.result(zero_stage, weights=weights, gradients=gradients, backward=backward, step=step)
+
+
+def _zero_3(process: _Process) -> Memory:
+    """Weights are sharded as well, and gathered for the layers in use; parameters are updated one sub-group at a time."""
+    parameters = process.parameters
+    weights = process.width * parameters.in_training / process.processes
+    gradients = 0 if process.offload else process.width * process.shard
+    gathered = process.width * min(parameters.in_training, LIVE)
+    held = weights + process.on_device + gradients + process.bucket
+    sub_group = 0 if process.offload else MASTER * min(SUB_GROUP, max(parameters.groups)) / process.processes
+    backward = held + gathered + process.counted.peak(0)
+    step = held + (1 + process.copies) * sub_group
+    return process.result(3, weights=weights, gradients=gradients, backward=backward, step=step)

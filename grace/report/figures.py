@@ -29,6 +29,7 @@ from grace.report.inputs import System, loss_columns
 VARIABLES = (
     *("ink", "muted", "line", "accent", "memorize", "retrieve"),
     *("baseline", "numeric", "string", "semantic", "structured", "atomic"),
+    "soft",
 )
 PLACEHOLDERS = {name: f"#fe01{place:02x}" for place, name in enumerate(VARIABLES)}
 STYLE = {

@@ -1,58 +1,93 @@
 """The diagram of the workflow as it ran: one box per stage, an arrow where one stage read what another wrote.
 
 Part of `python -m grace report`; reads only its arguments. It is based on the records of the jobs, so it shows what actually
-happened. Drawn as inline SVG in the page's colours; no other program is needed. Arrows implied by others are left out (the
-transitive reduction of Aho, Garey and Ullman, 1972).
+happened. Arrows implied by others are left out (the transitive reduction of Aho, Garey and Ullman, 1972).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from html import escape
-from itertools import pairwise
+from typing import Any
 
+import matplotlib
 import networkx as nx
 from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
 
 from grace.report.costs import duration
+from grace.report.figures import STYLE, colour, svg
 from grace.report.jobs import Job
 
-BOX, GAP = (168, 40), (26, 34)
-"""Width and height of a box, and the space between boxes, in page units."""
+WIDE, HIGH = 0.86, 0.54
+"""Size of a box; one unit is the distance between columns, and between rows."""
+UNIT = (2.4, 0.92)
+"""That distance between columns, and between rows, in inches of 72 page units."""
 
 
 def workflow_figure(jobs: Sequence[Job]) -> Markup | None:
     """The diagram; None without records, or if records of several runs contradict each other."""
     graph = nx.DiGraph()
     for job in jobs:
-        graph.add_edges_from((source, job.stage) for source in sorted(job.reads))
         graph.add_node(job.stage)
+        graph.add_edges_from((source, job.stage) for source in sorted(job.reads))
     if not graph or not nx.is_directed_acyclic_graph(graph):
         return None
-    graph.add_edges_from([(stage, "report") for stage in sorted(graph) if graph.out_degree(stage) == 0])
+    graph.add_edges_from([(stage, "report") for stage in sorted(graph) if not graph.out_degree(stage)])
     lines = nx.transitive_reduction(graph)
-    layer = {stage: number for number, layer in enumerate(nx.topological_generations(lines)) for stage in sorted(layer)}
-    routes = _routes(lines, layer)
-    places = _places(routes, layer)
+    routes, places = _layout(lines)
     labels = _labels(jobs)
-    width = max(x for x, _ in places.values()) + BOX[0] / 2 + 2
-    height = max(y for _, y in places.values()) + BOX[1] / 2 + 2
-    said = "; ".join(f"{stage} after {', '.join(sorted(lines.pred[stage]))}" for stage in lines if lines.pred[stage])
-    drawn = [_arrow([places[stop] for stop in route]) for route in routes]
-    drawn += [_box(stage, labels.get(stage, ""), *places[stage]) for stage in lines]
-    return Markup(
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-labelledby="workflow-title workflow-description" '
-        f'style="max-width: {width * 1.2:.0f}px; font-size: 13px">'
-        f'<title id="workflow-title">Stages of the workflow and their order</title>'
-        f'<desc id="workflow-description">{escape(said)}.</desc>'
-        '<defs><marker id="workflow-head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0 8 4 0 8z" fill="var(--muted)"></path></marker></defs>' + "".join(drawn) + "</svg>"
-    )
+    columns, rows = (max(found) - min(found) + 1 for found in zip(*places.values(), strict=True))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(UNIT[0] * columns, UNIT[1] * rows))
+        axis = figure.add_axes((0, 0, 1, 1), xlim=(-columns / 2, columns / 2), ylim=(rows - 0.5, -0.5))
+        axis.set_axis_off()
+        for route in routes:
+            points = [(x, y + side * HIGH / 2) for x, y in (places[stop] for stop in route) for side in (-1, 1)][1:-1]
+            axis.add_patch(FancyArrowPatch(path=Path(points), arrowstyle="->", mutation_scale=9, color=colour("muted")))
+        for stage in lines:
+            x, y = places[stage]
+            corner, size = (x - WIDE / 2, y - HIGH / 2), (WIDE, HIGH)
+            style = {"boxstyle": "round,pad=0,rounding_size=0.06", "mutation_aspect": UNIT[0] / UNIT[1]}
+            axis.add_patch(FancyBboxPatch(corner, *size, facecolor=colour("soft"), edgecolor=colour("line"), **style))
+            below = labels.get(stage, "")
+            axis.text(x, y - (0.1 if below else 0), stage, ha="center", va="center", size=11.5)
+            axis.text(x, y + 0.14, below, ha="center", va="center", size=9.3, color=colour("muted"))
+        said = "; ".join(
+            f"{stage} after {', '.join(sorted(lines.pred[stage]))}" for stage in lines if lines.pred[stage]
+        )
+        return svg(figure, "workflow", "Stages of the workflow and their order", f"{said}.")
+
+
+def _layout(lines: nx.DiGraph) -> tuple[list[list], dict[Any, tuple[float, int]]]:
+    """(arrows as lists of stops, one per row, {stop: its column and row}).
+
+    An arrow has a stop of its own in every row that it passes, which reserves space between the boxes. Each row is ordered by
+    the stops before it (the barycenter heuristic) and centred.
+    """
+    layer = {stage: row for row, stages in enumerate(nx.topological_generations(lines)) for stage in stages}
+    graph, routes = nx.DiGraph(), []
+    places: dict[Any, tuple[float, int]] = {}
+    graph.add_nodes_from(lines)
+    for source, target in sorted(lines.edges):
+        between = [(source, target, row) for row in range(layer[source] + 1, layer[target])]
+        routes.append([source, *between, target])
+        nx.add_path(graph, routes[-1])
+
+    def barycenter(stop: Any) -> tuple[float, str]:
+        columns = [places[source][0] for source in graph.pred[stop]]
+        return sum(columns) / (len(columns) or 1), str(stop)
+
+    for row, stops in enumerate(nx.topological_generations(graph)):
+        for column, stop in enumerate(sorted(stops, key=barycenter)):
+            places[stop] = column - (len(stops) - 1) / 2, row
+    return routes, places
 
 
 def _labels(jobs: Sequence[Job]) -> dict[str, str]:
-    """{stage: how often it ran, how long on average, and in which environment}."""
+    """{stage: how often it ran, how long on average, in which environment}."""
     by_stage = defaultdict(list)
     for job in jobs:
         by_stage[job.stage].append(job)
@@ -62,58 +97,3 @@ def _labels(jobs: Sequence[Job]) -> dict[str, str]:
         times = f"{len(of_stage)} × " if len(of_stage) > 1 else ""
         out[stage] = f"{times}{duration(sum(job.seconds for job in of_stage) / len(of_stage))}, {names}"
     return out
-
-
-def _routes(lines: nx.DiGraph, layer: dict[str, int]) -> list[list[str]]:
-    """Every arrow as a list of stops, one per layer: the inner ones reserve space where it passes other boxes."""
-    return [
-        [source, *(f"{source}>{target}@{number}" for number in range(layer[source] + 1, layer[target])), target]
-        for source, target in sorted(lines.edges)
-    ]
-
-
-def _places(routes: list[list[str]], layer: dict[str, int]) -> dict[str, tuple[float, float]]:
-    """The centre of every stop: one row per layer, ordered by the stops before them (the barycenter heuristic)."""
-    rows: dict[int, list[str]] = defaultdict(list)
-    before: dict[str, list[str]] = defaultdict(list)
-    for stage, number in layer.items():
-        rows[number].append(stage)
-    for route in routes:
-        for number, stop in enumerate(route[1:-1], start=layer[route[0]] + 1):
-            rows[number].append(stop)
-        for source, target in pairwise(route):
-            before[target].append(source)
-    widest = max(len(row) for row in rows.values())
-    places: dict[str, tuple[float, float]] = {}
-    for number in sorted(rows):
-        row = sorted(
-            rows[number], key=lambda stop: (sum(places[p][0] for p in before[stop]) / (len(before[stop]) or 1), stop)
-        )
-        left = (widest - len(row)) / 2
-        for column, stop in enumerate(row):
-            x = (left + column) * (BOX[0] + GAP[0]) + BOX[0] / 2 + 1
-            places[stop] = (x, number * (BOX[1] + GAP[1]) + BOX[1] / 2 + 1)
-    return places
-
-
-def _arrow(stops: list[tuple[float, float]]) -> str:
-    """A curve from the bottom of the first box to the top of the last, vertical through the rows between."""
-    half = BOX[1] / 2
-    path = f"M{stops[0][0]:g} {stops[0][1] + half:g}"
-    for (x, y), (to_x, to_y) in pairwise(stops):
-        middle = (y + to_y) / 2
-        path += f"C{x:g} {middle:g} {to_x:g} {middle:g} {to_x:g} {to_y - half:g}"
-        if (to_x, to_y) != stops[-1]:
-            path += f"V{to_y + half:g}"
-    return f'<path d="{path}" fill="none" stroke="var(--muted)" stroke-width="1.2" marker-end="url(#workflow-head)"></path>'
-
-
-def _box(stage: str, label: str, x: float, y: float) -> str:
-    width, height = BOX
-    line = f'<text x="{x:g}" y="{y + 13:g}" text-anchor="middle" fill="var(--muted)" font-size="10.5">{escape(label)}</text>'
-    return (
-        f'<rect x="{x - width / 2:g}" y="{y - height / 2:g}" width="{width}" height="{height}" rx="6" '
-        f'fill="var(--soft)" stroke="var(--line)"></rect>'
-        f'<text x="{x:g}" y="{y - 2 if label else y + 4:g}" text-anchor="middle" fill="var(--ink)">{escape(stage)}</text>'
-        + (line if label else "")
-    )

@@ -12,7 +12,7 @@ import grace
 from grace.data.download.sources import check_download
 from grace.system.errors import GraceError
 from grace.workflow.config import Config, parse
-from grace.workflow.config.overlays import Overlays
+from grace.workflow.config.overlays import EXTENDS, Overlays, laid_over
 from grace.workflow.config.paths import check_paths
 
 
@@ -21,7 +21,12 @@ def planned_configuration(workflow: Any, values: dict[str, Any]) -> Config:
 
     Of a workflow that is imported as a module, `values` are what the importer gave; its files are none of ours.
     """
-    config = parse(Config, values, "configuration", _origin(workflow))
+    if is_main(workflow):
+        overlays = _overlays(workflow)
+        values = overlays.lay_bases_below(values, workflow.config_settings.config)
+        config = parse(Config, values, "configuration", overlays.origin)
+    else:
+        config = parse(Config, _over_preset(values), "configuration")
     check_paths(config)
     check_download(config)
     return config
@@ -54,10 +59,16 @@ def package_for_jobs(workflow: Any) -> Path | None:
     return folder
 
 
-def _origin(workflow: Any) -> Any:
-    """Says which file a value is from. Files of the command line are laid over those that the Snakefile names."""
-    if not is_main(workflow):
-        return lambda place, value: ""
+def _overlays(workflow: Any) -> Overlays:
+    """The files of the configuration: those of the command line are laid over those that the Snakefile names."""
     given = list(map(str, workflow.overwrite_configfiles))
     named = [file for file in map(str, workflow.configfiles) if file not in given]
-    return Overlays([*named, *given]).origin
+    return Overlays([*named, *given])
+
+
+def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """The values given to a module, laid over what they extend: a file in the folder `config` of this repository."""
+    if EXTENDS not in values:
+        return values
+    preset = Path(grace.__file__).resolve().parents[1] / "config" / str(values[EXTENDS])
+    return laid_over(Overlays([preset]).values, {key: value for key, value in values.items() if key != EXTENDS})

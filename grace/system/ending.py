@@ -1,8 +1,6 @@
-"""Say how a stage ended in the last line of its log.
+"""End a stage on SIGTERM, and when the workflow that started it is gone.
 
-A stage that fails prints its reason (`error: ...`, or a traceback). A stage that is terminated prints `ended: SIGTERM ...`; a
-training first saves the state of its last step and prints `interrupted: ...`. For a stage that is killed, the workflow writes
-the line with `python -m grace ended`.
+Either way its temporary files are deleted, and the last line that it prints is the reason.
 """
 
 from __future__ import annotations
@@ -16,35 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from grace.system.cancelled import LOG, mark_cancelled
-
-WHY = {
-    "SIGKILL": "killed from outside, or by the system because memory ran out",
-    "SIGTERM": "terminated from outside: cancelled, out of time, or the workflow was stopped",
-    "SIGBUS": "a memory-mapped file was truncated, or the disk is full",
-    "SIGSEGV": "a library crashed",
-    "SIGABRT": "a library aborted, often because memory ran out",
-    "SIGXFSZ": "a file grew beyond the limit of this process (ulimit -f)",
-}
-
-
-def reason(code: int) -> str:
-    """Explain an exit code; a shell adds 128 to the number of the signal that ended a process."""
-    if code <= 128:
-        return f"exit code {code}: a bug in the stage, see the traceback above"
-    try:
-        name = signal.Signals(code - 128).name
-    except ValueError:
-        return f"exit code {code}"
-    return f"{name}: {WHY.get(name, 'ended by a signal')}"
-
-
-def last_line(log: Path | str) -> str:
-    """The last non-blank line of a log; empty if there is none."""
-    path = Path(log)
-    if not path.is_file():
-        return ""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+from grace.system.exit_codes import reason
 
 
 def end_on_request() -> None:
@@ -67,7 +37,7 @@ def _watch(workflow: int) -> None:
     while _is_alive(workflow):
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
-    # the stage was not cancelled: a scheduler may have killed the whole job for its memory
+    # The stage was not cancelled: a scheduler may have killed the whole job for its memory.
     os.environ.pop(LOG, None)
     os.kill(os.getpid(), signal.SIGTERM)
 

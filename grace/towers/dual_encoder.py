@@ -82,3 +82,9 @@ class DualEncoder(nn.Module):
             x = block(x, mask)
         x = self.text_norm(x) * real_BL[..., None]
         return F.normalize(self.text_projection(x.sum(1) / real_BL.sum(1, keepdim=True)), dim=-1)
+
+
+def contrastive_loss(similarity_BB: Tensor) -> Tensor:
+    """The symmetric InfoNCE loss of CLIP: scaled similarities of images (rows) and texts, pair b at [b, b]; a scalar."""
+    target = torch.arange(len(similarity_BB))
+    return (F.cross_entropy(similarity_BB, target) + F.cross_entropy(similarity_BB.T, target)) / 2

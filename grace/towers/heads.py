@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grace.system.progress import progress
+from grace.towers.dual_encoder import contrastive_loss
 from grace.workflow.config import EfficientNetLite0
 
 
@@ -75,8 +76,7 @@ def train_heads(
                 chosen = np.array([rng.choice(captions[row]) for row in rows])
                 scale = heads.log_scale.clamp(max=math.log(100)).exp()
                 similarity = scale * heads.images(images_NF[rows], s.dropout) @ heads.texts(texts_MF[chosen]).T
-                target = torch.arange(batch)
-                loss = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+                loss = contrastive_loss(similarity)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -23,7 +23,7 @@ from grace.system.errors import GraceError
 from grace.system.files import read_json, replacing_folder, write_json
 from grace.system.progress import progress, say
 from grace.system.weights import load_weights, save_weights, unique_tensors
-from grace.towers.dual_encoder import DualEncoder
+from grace.towers.dual_encoder import DualEncoder, contrastive_loss
 from grace.workflow.config import ScratchTower, Tower, parse
 
 PAD, UNKNOWN = 0, 1
@@ -114,8 +114,7 @@ def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: Sc
             similarity = (
                 model.log_scale.clamp(max=math.log(100)).exp() * model.images(shifted)[0] @ model.texts(*words).T
             )
-            target = torch.arange(len(chosen))
-            loss = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+            loss = contrastive_loss(similarity)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -17,7 +17,7 @@ from grace.training.sampler import Batches, Sampler
 from grace.workflow.config import Training
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_zero import launch, losses
+from launching import launch, losses
 from worker import PAD, atomic_model, atomic_pools, embeddings, training
 
 pytestmark = pytest.mark.slow

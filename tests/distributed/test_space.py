@@ -13,7 +13,7 @@ from grace.training.parameters import count_parameters
 from grace.training.space import BESIDE_NUMBERS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_zero import LORA, launch
+from launching import LORA, launch
 from worker import atomic_model, model, training
 
 pytestmark = pytest.mark.slow

@@ -20,36 +20,14 @@ from grace.training.deepspeed_engine import learning_rate_factor, parameter_grou
 from grace.training.learner import Learner, prepare_parameters
 from grace.training.resume import load_weights_of
 from grace.training.sampler import Batches, Sampler
-from grace.training.state import TrainingState
 from grace.workflow.config import Training
 
 sys.path.insert(0, str(Path(__file__).parent))
+from launching import LORA, ROOT, SHORT, STAGES, WORLDS, launch, losses
 from worker import PAD, embeddings, model, pools, taught, training
 from worker import validation as worker_validation
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
-STAGES, WORLDS, SHORT = (0, 2, 3), (1, 2), 5
-LORA = ("perceiver", "cross_attention", "lora")
-
-
-def launch(folder: Path, world: int, jobs: list[dict], name: str = "jobs") -> str:
-    """Run jobs, one after the other, in `world` processes; what they said."""
-    file = folder / f"{name}{world}.json"
-    file.write_text(json.dumps([{"output": str(folder), **job} for job in jobs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    command = command if world > 1 else [sys.executable]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(ROOT / "tests/distributed/worker.py"), str(file)],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=540,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def losses(folder: Path, name: str) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -257,44 +235,6 @@ def test_another_number_of_processes_is_refused_in_words_or_goes_on_with_the_wei
     assert lines[3]["loss"] == pytest.approx(first, abs=1e-4)
 
 
-def test_a_loss_that_is_not_finite_and_a_full_disk_end_in_words_with_the_last_good_state(tmp_path) -> None:
-    keys = {"save_every": 4, "keep_states": 2}
-    launch(tmp_path, 1, [
-        {"name": "whole", "training": keys},
-        {"name": "poison", "training": {**keys, "log_every": 7}, "poison_at": 9},
-        {"name": "full", "training": keys, "full_at": 10},
-        {"name": "after", "state": "full_state", "training": keys},
-    ])  # fmt: skip
-    said = (tmp_path / "poison.error").read_text()
-    assert "the loss is not finite at step 12" in said and said.endswith("poison_state/step8)"), said
-    assert (tmp_path / "poison_state" / "latest").read_text() == "step8"
-    assert {entry.name for entry in (tmp_path / "poison_state").glob("step*")} == {"step4", "step8"}
-    said = (tmp_path / "full.error").read_text()
-    assert "the state of step 12 cannot be written" in said and "the state of step8 is kept" in said, said
-    whole, after = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "after.safetensors")
-    assert all(torch.equal(value, after[key]) for key, value in whole.items())
-    assert len(losses(tmp_path, "after")) == 20
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_logged_learning_rate_is_the_one_of_the_step(stage, tmp_path) -> None:
-    """Through the warm-up, with accumulation, and after a resume exact and by weights alone."""
-    keys = {"zero_stage": stage, "steps": 7, "gradient_accumulation": 2, "schedule": "linear", "learning_rate": 3e-3}
-    launch(tmp_path, 1, [
-        {"name": "whole", "training": keys, "rates": True},
-        {"name": "broken", "state": "state", "training": keys, "terminate_at": 6, "rates": True},
-        {"name": "on", "state": "state", "training": keys, "rates": True},
-    ])  # fmt: skip
-    wanted = [1e-3, 2e-3, 3e-3, 3e-3, 2.25e-3, 1.5e-3, 0.75e-3]
-    calls = {name: json.loads((tmp_path / f"{name}.rates.json").read_text()) for name in ("whole", "broken", "on")}
-    each = len(calls["whole"]) // 7  # ZeRO 2 and 3 step one group of parameters at a time
-    assert calls["whole"] == pytest.approx([rate for rate in wanted for _ in range(each)])
-    assert calls["broken"] + calls["on"] == calls["whole"] and calls["on"]
-    for name in ("whole", "on"):
-        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        assert [line["learning_rate"] for line in lines] == calls["whole"][::each]
-
-
 def test_two_nodes_are_one_training(runs, tmp_path) -> None:
     """Two launchers that meet at an address, one process each, as on two machines; SIGTERM to one ends both with code 75."""
     shared = {"training": {"steps": SHORT}, "output": str(tmp_path)}
@@ -317,34 +257,6 @@ def test_two_nodes_are_one_training(runs, tmp_path) -> None:
     assert losses(tmp_path, "nodes") == losses(runs[2], "whole-fp32-0"), said
     assert [node.returncode for node in nodes] == [75, 75], said
     assert "ended at step 3 by SIGTERM" in (tmp_path / "ended.error").read_text()
-
-
-def test_a_training_with_dropout_and_validations_goes_on_to_the_same_best_model(tmp_path) -> None:
-    """Random numbers are those of the step, and the validations of before the end count."""
-    keys = {"validate_every": 3, "validate_measure": "R@5", "patience": 3, "learning_rate": 1e-2}
-    launch(tmp_path, 1, [
-        {"name": "whole", "training": keys, "dropout": True},
-        {"name": "dry", "training": {**keys, "steps": 2}},
-        {"name": "broken", "state": "state", "training": {**keys, "save_every": 4}, "terminate_at": 9, "dropout": True},
-        {"name": "on", "state": "state", "training": {**keys, "save_every": 4}, "dropout": True},
-    ])  # fmt: skip
-    assert "ended at step 10 by SIGTERM" in (tmp_path / "broken.error").read_text()
-    whole, gone_on = load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "on.safetensors")
-    assert all(torch.equal(value, gone_on[name]) for name, value in whole.items())
-    said = [(tmp_path / f"{name}.validation.jsonl").read_text() for name in ("whole", "on")]
-    assert said[0] == said[1] and len(said[0].splitlines()) > 3
-    assert losses(tmp_path, "whole")[:2] != losses(tmp_path, "dry"), "there is no dropout: this shows nothing"
-
-
-def test_the_newest_states_are_kept_and_nothing_that_never_became_complete(tmp_path) -> None:
-    with TrainingState(tmp_path / "state", "key") as state:
-        for step in (5, 10, 15, 100, 105):
-            (state.folder / f"step{step}").mkdir()
-        state.declare_latest("step100")
-        state.keep_newest(2)
-        assert {entry.name for entry in state.folder.glob("step*")} == {"step15", "step100"}
-        state.keep_newest(1)
-        assert {entry.name for entry in state.folder.glob("step*")} == {"step100"} and state.latest() == "step100"
 
 
 def test_a_state_with_code_in_it_is_refused(runs, tmp_path) -> None:

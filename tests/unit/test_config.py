@@ -10,17 +10,18 @@ from snakemake.utils import update_config
 
 from grace.system.errors import GraceError
 from grace.workflow.config import Config, Report, Training, load, parse, parse_settings
+from grace.workflow.config.overlays import Overlays
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
 
 
 def merged(*files: Path) -> dict:
-    """config.yaml with `files` laid over it, by Snakemake's own function."""
+    """config.yaml with `files` laid over it, by Snakemake's own function, and what they extend below them."""
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     for file in files:
         update_config(values, yaml.safe_load(file.read_text()))
-    return values
+    return Overlays([ROOT / "config.yaml", *files]).lay_bases_below(values, {})
 
 
 def test_the_defaults_of_the_models_are_valid():

@@ -22,7 +22,7 @@ from grace.system.files import write_json
 from grace.workflow.config import Report
 from tests.unit.conftest import make_dataset
 from tests.unit.photos import picture
-from tests.unit.test_report import HOSTILE, IMAGES, Page, make_results
+from tests.unit.report_results import HOSTILE, IMAGES, Page, make_results
 
 
 def unit(rows: int, width: int = 6, seed: int = 0) -> np.ndarray:

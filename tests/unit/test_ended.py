@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from grace.cli.ended import FULL, app
+from grace.cli.ended import app
+from grace.system.stage_log import FULL
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from grace.data.tables import SPLITS, load_dataset
 from grace.retrieval.runs import read_qrels
 from grace.system.errors import GraceError
 from grace.workflow.config import Karpathy
+from tests.unit.karpathy_files import document
 from tests.unit.photos import picture
-from tests.unit.test_karpathy import document
 
 NAMES = [
     "images",

@@ -147,6 +147,31 @@ def test_memory_of_the_stages_by_hand() -> None:
         memory(parameters, counted, bf16, 0, 1)
 
 
+def test_peaks_of_the_stages_by_hand() -> None:
+    """The model of the test above. The largest group has 50 parameters: 50 bytes of fp32 on each of four GPUs."""
+    from grace.plan.activations import Counted
+
+    parameters = Parameters(
+        {"vision": 1000, "perceiver": 20, "language_model": 80}, {"language_model": 80}, (30, 50), 40
+    )
+    counted = Counted(forward=600, gradients=160, timeline=((0, 700), (160, 600)))
+    bucket, bf16 = 10**9, Training(precision="bf16")
+    peaks = {
+        (stage, offload): (found.gradients, found.backward - bucket, found.step)
+        for stage in (1, 2, 3)
+        for offload in (False, True)
+        for found in [memory(parameters, counted, bf16, stage, 4, offload)]
+    }
+    assert peaks == {
+        (1, False): (160, 200 + 240 + 760, 200 + 240 + 160 + 50),
+        (1, True): (160, 200 + 700, 200 + 160),
+        (2, False): (40, 200 + 240 + 700, 200 + 240 + 2 * 50),
+        (2, True): (0, 200 + 700, 200),
+        (3, False): (40, 50 + 240 + 40 + 200 + 700, 50 + 240 + 40 + bucket + 2 * 50),
+        (3, True): (0, 50 + 200 + 700, 50 + bucket),
+    }
+
+
 def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     training = Training()
     with FakeTensorMode():

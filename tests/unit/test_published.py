@@ -1,9 +1,8 @@
-"""The published models: MPT with QK LayerNorm against a plain reference, the key tables, and what a wrong file is told."""
+"""Published checkpoints into our model: every name finds its place, whatever does not fit is refused."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -12,148 +11,29 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
 
-from grace.identifiers.base import read_tokenizer
 from grace.model.checkpoints import load_model, save_model
 from grace.model.flamingo import build
 from grace.model.language_models import describe
-from grace.model.mpt import mpt_config
 from grace.model.published import key_table, load_flamingo, parts
 from grace.system.errors import GraceError
 from grace.system.weights import save_weights, unique_tensors
-from grace.workflow.config import Flamingo, PretrainedLanguageModel
+from tests.unit import published_weights
+from tests.unit.published_weights import (
+    CROSS,
+    LAYERS,
+    MOSAIC,
+    ROWS,
+    WIDTH,
+    checkpoint,
+    checkpoint_names,
+    language_names,
+    mosaic_weights,
+    settings,
+)
 
-WIDTH, HEADS, LAYERS, ROWS = 32, 4, 2, 640
-# As the configuration class of MosaicGPT (llm-foundry, April 2023) names its keys.
-MOSAIC = {
-    "model_type": "mosaic_gpt", "d_model": WIDTH, "n_heads": HEADS, "n_layers": LAYERS, "mlp_ratio": 4, "max_seq_len": 64,
-    "vocab_size": ROWS, "attn_pdrop": 0, "resid_pdrop": 0, "emb_pdrop": 0, "attn_impl": "torch", "attn_qk_ln": True,
-    "attn_clip_qkv": None, "softmax_scale": None, "prefix_lm": False, "attn_uses_sequence_id": False, "alibi": True,
-    "alibi_bias_max": 8, "init_device": "cpu", "logit_scale": None, "no_bias": True, "verbose": 0,
-    "embedding_fraction": 1.0, "norm_type": "low_precision_layernorm", "use_cache": False,
-}  # fmt: skip
-# The names of one block, as issue 210 of mlfoundations/open_flamingo prints them for OpenFlamingo-3B-vitl-mpt1b.
-BLOCK = ("ln_1", "attn.Wqkv", "attn.q_ln", "attn.k_ln", "attn.out_proj", "ln_2", "mlp.mlp_up", "mlp.mlp_down")
-CROSS = (
-    "attn_gate", "ff_gate", "attn.norm.weight", "attn.norm.bias", "attn.to_q.weight", "attn.to_kv.weight",
-    "attn.to_out.weight", "ff.0.weight", "ff.0.bias", "ff.1.weight", "ff.3.weight",
-)  # fmt: skip
-RESAMPLER = (
-    "0.norm_media.weight", "0.norm_media.bias", "0.norm_latents.weight", "0.norm_latents.bias", "0.to_q.weight",
-    "0.to_kv.weight", "0.to_out.weight", "1.0.weight", "1.0.bias", "1.1.weight", "1.3.weight",
-)  # fmt: skip
-
-
-def language_names(layers: int) -> list[str]:
-    blocks = [f"transformer.blocks.{layer}.{name}.weight" for layer in range(layers) for name in BLOCK]
-    return ["transformer.wte.weight", *blocks, "transformer.ln_f.weight"]
-
-
-def checkpoint_names(layers: int, depth: int) -> list[str]:
-    """Every name of a published checkpoint.pt."""
-    crossed = [
-        f"lang_encoder.transformer.blocks.{layer}.gated_cross_attn_layer.{name}"
-        for layer in range(layers)
-        for name in CROSS
-    ]
-    resampled = [f"perceiver.layers.{layer}.{name}" for layer in range(depth) for name in RESAMPLER]
-    ends = ["perceiver.latents", "perceiver.norm.weight", "perceiver.norm.bias"]
-    return ["lang_encoder.transformer.wte.weight", *crossed, *resampled, *ends]
-
-
-def mosaic_weights(seed: int = 0) -> dict[str, Tensor]:
-    """Random weights at MosaicGPT's names; scales of the norms far from 1, so that a norm left out is seen."""
-    rng = torch.Generator().manual_seed(seed)
-    shapes = {"Wqkv": (3 * WIDTH, WIDTH), "out_proj": (WIDTH, WIDTH), "mlp_up": (4 * WIDTH, WIDTH),
-              "mlp_down": (WIDTH, 4 * WIDTH), "wte": (ROWS, WIDTH)}  # fmt: skip
-    out = {}
-    for name in language_names(LAYERS):
-        shape = shapes.get(name.split(".")[-2], (WIDTH,))
-        out[name] = torch.randn(shape, generator=rng) * (0.3 if len(shape) == 2 else 1.0) + (len(shape) == 1)
-    return out
-
-
-def reference_logits(weights: dict[str, Tensor], ids: list[int], qk_norm: bool = True) -> Tensor:
-    """MosaicGPT's forward pass of one sequence in plain loops, logits f64 [L, V]; bias-free, ALiBi, tied head."""
-    weights = {name: value.double() for name, value in weights.items()}
-    x = weights["transformer.wte.weight"][ids]
-    depth = WIDTH // HEADS
-    for layer in range(LAYERS):
-        block = {name: weights[f"transformer.blocks.{layer}.{name}.weight"] for name in BLOCK}
-        q, k, v = (F.layer_norm(x, (WIDTH,), block["ln_1"]) @ block["attn.Wqkv"].T).split(WIDTH, dim=1)
-        if qk_norm:
-            q, k = F.layer_norm(q, (WIDTH,), block["attn.q_ln"]), F.layer_norm(k, (WIDTH,), block["attn.k_ln"])
-        out = torch.zeros_like(x)
-        for head in range(HEADS):
-            cut = slice(head * depth, (head + 1) * depth)
-            slope = 2 ** (-8 * (head + 1) / HEADS)
-            for i in range(len(ids)):
-                scores = torch.stack([
-                    (q[i, cut] @ k[j, cut]) / math.sqrt(depth) - slope * (i - j) for j in range(i + 1)
-                ])  # fmt: skip
-                out[i, cut] = scores.softmax(0) @ v[: i + 1, cut]
-        x = x + out @ block["attn.out_proj"].T
-        up = F.gelu(F.layer_norm(x, (WIDTH,), block["ln_2"]) @ block["mlp.mlp_up"].T)
-        x = x + up @ block["mlp.mlp_down"].T
-    return F.layer_norm(x, (WIDTH,), weights["transformer.ln_f.weight"]) @ weights["transformer.wte.weight"].T
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_folder):
-    return read_tokenizer(tokenizer_folder)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder as the hub holds MPT-1B: config.json and pytorch_model.bin."""
-    (tmp_path / "mpt").mkdir()
-    (tmp_path / "mpt" / "config.json").write_text(json.dumps(MOSAIC))
-    torch.save(mosaic_weights(), tmp_path / "mpt" / "pytorch_model.bin")
-    return tmp_path / "mpt"
-
-
-def settings(folder: Path, **other) -> Flamingo:
-    values = {"cross_attention_every": 1, "perceiver_depth": 2, "perceiver_latents": 3, "gate": 0.0, **other}
-    return Flamingo(language_model="pretrained", pretrained=PretrainedLanguageModel(model=str(folder)), **values)
-
-
-def checkpoint(model, seed: int = 3) -> dict[str, Tensor]:
-    """Random tensors at the names of a published checkpoint.pt, in the shapes of `model`."""
-    rng, shapes = torch.Generator().manual_seed(seed), dict(model.named_parameters())
-    return {name: torch.randn(shapes[name].shape, generator=rng) for name in checkpoint_names(LAYERS, 2)}
-
-
-@torch.no_grad()
-def test_mpt_with_qk_layernorm_equals_a_plain_reference(folder, tokenizer) -> None:
-    model = build(settings(folder), tokenizer, 16).eval()
-    ids = [5, 7, 300, 9, 11, 5, 12]
-    media = torch.randn(1, 1, 3, 16)
-    logits = model.head(model.hidden_states(torch.tensor([ids]), media)[0])[0]
-    wanted = reference_logits(mosaic_weights(), ids)[:, : len(tokenizer)]
-    assert torch.allclose(logits.double(), wanted, atol=1e-4)  # logits of some 10 nats, gates closed: the bare MPT
-    blind = reference_logits(mosaic_weights(), ids, qk_norm=False)[:, : len(tokenizer)]
-    assert not torch.allclose(blind, wanted, atol=1e-1), "the reference without QK LayerNorm is no other model"
-
-
-@torch.no_grad()
-def test_qk_layernorm_with_a_cache_padding_and_bf16(folder, tokenizer) -> None:
-    model = build(settings(folder, gate=0.5), tokenizer, 16).eval()
-    ids = torch.randint(3, 200, (3, 9), generator=torch.Generator().manual_seed(0))
-    ids[:, 3] = tokenizer.convert_tokens_to_ids("<image>")
-    media = torch.randn(3, 1, 3, 16)
-    whole, _ = model.hidden_states(ids, media)
-    _, cache = model.hidden_states(ids[:, :5], media, past_key_values=DynamicCache())
-    order = [2, 0, 0, 1]
-    cache.reorder_cache(torch.tensor(order))
-    parts_ = [model.hidden_states(ids[order, i : i + 1], media[order], past_key_values=cache)[0] for i in range(5, 9)]
-    assert torch.allclose(torch.cat(parts_, 1), whole[order, 5:], atol=1e-4)
-    mask = torch.ones(3, 12, dtype=torch.long)
-    mask[:, 9:] = 0
-    padded, _ = model.hidden_states(F.pad(ids, (0, 3), value=tokenizer.pad_token_id), media, mask)
-    assert torch.allclose(padded[:, :9], whole, atol=1e-4)
-    rough, _ = model.bfloat16().hidden_states(ids, media.bfloat16())
-    assert F.cosine_similarity(rough.float(), whole, dim=-1).min() > 0.995
+tokenizer = published_weights.tokenizer
+folder = published_weights.folder
 
 
 def test_a_published_checkpoint_fills_what_openflamingo_trains_and_nothing_else(folder, tokenizer, tmp_path) -> None:
@@ -246,84 +126,6 @@ def test_no_code_of_a_file_is_executed(folder, tokenizer, tmp_path) -> None:
     (tmp_path / "cut.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:2000])
     with pytest.raises(GraceError, match="not a readable torch file"):
         load_flamingo(tmp_path / "cut.pt", model, True)
-
-
-@pytest.mark.parametrize("name", ["transformer.blocks.1.attn.k_ln.weight", "transformer.wte.weight"])
-def test_a_language_model_without_one_tensor_is_an_error(folder, tokenizer, name) -> None:
-    torch.save({key: value for key, value in mosaic_weights().items() if key != name}, folder / "pytorch_model.bin")
-    ours = name.replace("ln_1", "norm_1")
-    with pytest.raises(GraceError, match=f"missing {ours}; unexpected none"):
-        build(settings(folder), tokenizer, 16)
-
-
-def test_qk_layernorm_weights_under_a_configuration_without_it_are_an_error(folder, tokenizer) -> None:
-    (folder / "config.json").write_text(json.dumps({**MOSAIC, "attn_qk_ln": False}))
-    with pytest.raises(GraceError, match=r"unexpected transformer.blocks.0.attn.k_ln.weight"):
-        build(settings(folder), tokenizer, 16)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"alibi": False}, {"no_bias": False}, {"prefix_lm": True}, {"logit_scale": "inv_sqrt_d_model"}, {"mlp_ratio": 3},
-     {"alibi_bias_max": 16}, {"multiquery_attention": True}, {"norm_type": "rmsnorm"}, {"d_model": None}],
-    ids=lambda change: next(iter(change)),
-)  # fmt: skip
-def test_what_the_blocks_would_compute_otherwise_is_refused(change) -> None:
-    with pytest.raises(GraceError, match=r"^language model here: "):
-        mpt_config({**MOSAIC, **change}, "here")
-
-
-@pytest.mark.parametrize("kind", ["mosaic_gpt", "mpt"])
-def test_the_published_configuration_of_mpt_1b_has_qk_layernorm(kind) -> None:
-    """The keys of its config.json that say what is computed; a later commit changes the type and leaves them flat."""
-    values = {
-        "model_type": kind, "alibi": True, "alibi_bias_max": 8, "attn_clip_qkv": None, "attn_impl": "torch", "attn_pdrop": 0,
-        "attn_qk_ln": True, "attn_uses_sequence_id": False, "d_model": 2048, "emb_pdrop": 0, "embedding_fraction": 1.0,
-        "logit_scale": None, "low_precision_layernorm": True, "max_seq_len": 2048, "mlp_ratio": 4, "n_heads": 16,
-        "n_layers": 24, "no_bias": True, "prefix_lm": False, "resid_pdrop": 0, "softmax_scale": None, "vocab_size": 50_432,
-    }  # fmt: skip
-    found = mpt_config(values, "here")
-    assert found.attn_config.qk_ln and found.attn_config.alibi and found.attn_config.softmax_scale is None
-    assert (found.d_model, found.n_heads, found.n_layers, found.vocab_size) == (2048, 16, 24, 50_432)
-    with pytest.raises(GraceError, match="alibi is False"):
-        mpt_config({"model_type": kind, **{key: value for key, value in values.items() if key != "alibi"}}, "here")
-
-
-def test_mpt_7b_in_shards_without_qk_layernorm(tokenizer, tmp_path) -> None:
-    """OpenFlamingo-9B stands on MPT-7B: the same loader, the names of transformers, weights in shards."""
-    attention = {
-        "alibi": True,
-        "alibi_bias_max": 8,
-        "qk_ln": False,
-        "clip_qkv": None,
-        "attn_type": "multihead_attention",
-    }
-    values = {"model_type": "mpt", "d_model": WIDTH, "n_heads": HEADS, "n_layers": LAYERS, "expansion_ratio": 4,
-              "max_seq_len": 64, "vocab_size": ROWS, "no_bias": True, "attn_config": attention}  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    spelling = {
-        "ln_1": "norm_1",
-        "ln_2": "norm_2",
-        "ln_f": "norm_f",
-        "mlp_up": "up_proj",
-        "mlp_down": "down_proj",
-        "mlp": "ffn",
-    }
-    plain = {name: value for name, value in mosaic_weights().items() if "q_ln" not in name and "k_ln" not in name}
-    named = {".".join(spelling.get(part, part) for part in name.split(".")): value for name, value in plain.items()}
-    shards = [dict(list(named.items())[:5]), dict(list(named.items())[5:])]
-    for place, shard in enumerate(shards):
-        torch.save(shard, tmp_path / f"part{place}.bin")
-    where = {name: f"part{place}.bin" for place, shard in enumerate(shards) for name in shard}
-    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
-    model = build(settings(tmp_path, cross_attention_every=2), tokenizer, 16).eval()
-    ids = [5, 7, 300, 9, 11]
-    logits = model.head(model.hidden_states(torch.tensor([ids]), torch.zeros(1, 1, 3, 16))[0])[0]
-    wanted = reference_logits(mosaic_weights(), ids, qk_norm=False)[:, : len(tokenizer)]
-    assert torch.allclose(logits.double(), wanted, atol=1e-4)
-    (tmp_path / "part1.bin").unlink()
-    with pytest.raises(GraceError, match=r"shard part1\.bin is missing"):
-        build(settings(tmp_path), tokenizer, 16)
 
 
 def test_gpt_neox_loads_and_its_checkpoint_has_both_embeddings(tokenizer, tmp_path) -> None:

@@ -15,7 +15,7 @@ from grace.report.decoding_figure import decoding_figure
 from grace.system.errors import GraceError
 from grace.system.files import write_json
 from grace.workflow.config import Report
-from tests.unit.test_report import Page, make_results
+from tests.unit.report_results import Page, make_results
 
 
 def _trie(structure: str, build: float, size: int, load: float) -> dict:

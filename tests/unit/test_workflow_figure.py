@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from grace.records.sidecars.sidecar import write_sidecar
@@ -62,6 +64,24 @@ def drawn(jobs: list[Job]) -> tuple[str, list[str], set[str]]:
     return svg, [text.text for text in tree.iter("text")], arrows
 
 
+def shapes(svg: str) -> tuple[list[list[tuple[float, float]]], list[tuple[float, float, float, float]]]:
+    """(points of every arrow, left, top, right and bottom of every box)."""
+    lines, boxes = [], []
+    for group in ElementTree.fromstring(svg).iter("g"):
+        path = group.find("path")
+        style = "" if path is None else path.get("style")
+        points = (
+            [] if path is None else [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", path.get("d"))]
+        )
+        if "stroke: var(--muted)" in style:
+            assert len(group.findall("path")) == 2, "an arrow has a line and a head"
+            lines.append(points)
+        elif "fill: var(--soft)" in style:
+            columns, rows = zip(*points, strict=True)
+            boxes.append((min(columns), min(rows), max(columns), max(rows)))
+    return lines, boxes
+
+
 def test_a_job_is_one_whatever_number_of_files_it_wrote(results):
     jobs = read_jobs(results, "scenes")
     assert sorted(job.stage for job in jobs) == ["dataset", "encode", "metrics", "retrieve", "retrieve", "tower"]
@@ -78,30 +98,36 @@ def test_boxes_arrows_and_times(results):
         *("tower after dataset", "encode after tower", "retrieve after encode", "metrics after retrieve"),
         "report after metrics",
     }
-    assert svg.count("marker-end") == len(arrows) and "<infer>" not in svg
+    lines, boxes = shapes(svg)
+    assert (len(lines), len(boxes)) == (len(arrows), 6) and "<infer>" not in svg
     assert set(re.findall(r"var\(--(\w+)\)", svg)) == {"ink", "muted", "line", "soft"} and 'role="img"' in svg
 
 
 def test_an_arrow_past_other_rows_meets_no_box():
-    """a -> b -> c -> d, and e between a and d alone: its arrow passes the row of c beside c's box."""
+    """a -> b -> c -> d -> g: e between a and d alone passes the row of c, f between a and g those of c and d."""
 
     def job(stage: str, *reads: str) -> Job:
         return Job(stage, Path(stage), 1.0, 1.0, "venv", frozenset(reads))
 
-    svg, _, arrows = drawn([job("a"), job("b", "a"), job("c", "b"), job("d", "c", "e"), job("e", "a")])
-    assert "d after e" in arrows
-    tree = ElementTree.fromstring(svg)
-    boxes = [[float(box.get(key)) for key in ("x", "y", "width", "height")] for box in tree.iter("rect")]
-    straight = [
-        (float(x), float(top), float(bottom))
-        for path in tree.iter("path")
-        for x, top, bottom in re.findall(r"([\d.]+) ([\d.]+)V([\d.]+)", path.get("d"))
+    jobs = [
+        job("a"),
+        job("b", "a"),
+        job("c", "b"),
+        job("d", "c", "e"),
+        job("e", "a"),
+        job("f", "a"),
+        job("g", "d", "f"),
     ]
-    assert straight
-    for x, top, bottom in straight:
-        assert not any(
-            left <= x <= left + wide and low < bottom and top < low + high for left, low, wide, high in boxes
-        )
+    svg, _, arrows = drawn(jobs)
+    assert {"d after e", "g after f"} <= arrows
+    lines, boxes = shapes(svg)
+    assert len(lines) == len(arrows) and max(map(len, lines)) > 2
+    for line in lines:
+        for (x, y), (to_x, to_y) in pairwise(line):
+            for share in np.linspace(0, 1, 50):
+                at_x, at_y = x + share * (to_x - x), y + share * (to_y - y)
+                for left, top, right, bottom in boxes:
+                    assert not (left < at_x < right and top + 0.01 < at_y < bottom - 0.01)
 
 
 def test_no_records_or_contradicting_ones_give_no_picture(tmp_path):

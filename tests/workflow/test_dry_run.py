@@ -221,6 +221,21 @@ def test_what_yaml_reads_as_text_passes_the_one_validator(workflow):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_file_that_extends_another_is_given_alone(workflow):
+    """The base counts below the file, and what --config sets above both, although it is the default."""
+    workflow.overlay("base", {"schemes": ["numeric"], "seeds": [1, 2], "dataset": {"name": "of_the_base"}})
+    preset = workflow.overlay("preset", {"extends": "base.yaml", "dataset": {"name": "of_the_file"}})
+    done = workflow("-n", "-p", overlays=(preset,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "results/of_the_file/numeric/seed2" in done.stdout and "of_the_base" not in done.stdout
+    assert workflow.planned("train", overlays=(preset,))["train"] == 2
+    assert workflow.planned("train", "--config", "seeds=[0]", overlays=(preset,))["train"] == 1
+    missing = workflow.overlay("missing", {"extends": "none.yaml"})
+    done = workflow("-n", overlays=(missing,))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "none.yaml does not exist" in said and "Traceback" not in said
+
+
 def test_weights_that_are_replaced_run_what_reads_them_again(workflow):
     """Of a finished run, stood in for by files of one time."""
     (workflow.folder / "weights.pt").write_text("")

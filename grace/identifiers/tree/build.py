@@ -19,16 +19,24 @@ PIECE = 2**14
 class Nodes:
     """Level-order nodes of S sequences. `first[n] .. first[n + 1]` are the children of node n; node 0 is the root.
 
-    Rows are the sequences in the order `order` (None: as given). Only if the rows are sorted (`rows_sorted`) do the nodes in
-    `ends` increase from row to row.
+    `ends` has one entry per row. Row r is sequence `sequence_at(r)`; where `rows_sorted` holds, the rows are in lexicographic
+    order, so that sequences of one length end in nodes that rise from row to row.
     """
 
     labels: np.ndarray  # int32 [nodes], labels[0] = 0
     first: np.ndarray  # int32 [inner + 1]: for all nodes except those of the last level
     levels: np.ndarray  # int64 [depth + 2]
-    ends: np.ndarray  # int32 [S]: the node where each row ends
-    order: np.ndarray | None  # int64 [S]
+    ends: np.ndarray  # int32 [S]: the node that each row ends in
+    order: np.ndarray | None  # int64 [S]: the sequence of each row; None where row r is sequence r
     rows_sorted: bool
+
+    def by_row(self, values_S: np.ndarray) -> np.ndarray:
+        """Values given per sequence, per row."""
+        return _permuted(values_S, self.order)
+
+    def sequence_at(self, row: int) -> int:
+        """The sequence that a row is of."""
+        return row if self.order is None else int(self.order[row])
 
 
 def number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
@@ -38,9 +46,8 @@ def number_nodes(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
 
 
 def gather_leaves(nodes: Nodes, images_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """leaf_nodes, leaf_first and leaf_images (see `grace.identifiers.tree.Trie`); the images of a leaf are sorted and distinct."""
-    images = images_S.astype(np.int32)
-    images = images if nodes.order is None else images.take(nodes.order)
+    """leaf_nodes, leaf_first and leaf_images (see `grace.identifiers.tree.Trie`); the images of a leaf rise and do not repeat."""
+    images = nodes.by_row(images_S.astype(np.int32))
     last = int(nodes.levels[-2])
     none = np.empty(0, dtype=np.int32)
     if (nodes.ends >= last).all():  # one length: the leaves are the last level
@@ -124,9 +131,8 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
     """Nodes from one sort of the keys; a node begins where its part of the key changes."""
     keys, order = _sorted(keys_S, sum(bits))
     same_length = bool((lengths_S == len(bits)).all())
-    lengths = lengths_S if order is None or same_length else lengths_S[order]
-    # the highest differing bit gives the depth at which a row diverges from the previous one
-    changed = np.empty_like(keys)
+    lengths = lengths_S if same_length else _permuted(lengths_S, order)
+    changed = np.empty_like(keys)  # the highest differing bit tells at which depth a row leaves its predecessor
     changed[0] = np.iinfo(np.int64).max
     np.bitwise_xor(keys[1:], keys[:-1], out=changed[1:])
     left, levels, labels, first = sum(bits), [0, 1], [np.zeros(1, dtype=np.int32)], [np.ones(1, dtype=np.int32)]
@@ -168,7 +174,7 @@ def _by_keys(lengths_S: np.ndarray, keys_S: np.ndarray, bits: list[int], alphabe
 
 
 def _sorted(keys_S: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The sorted keys, and the rows in that order (None: unchanged).
+    """The keys in order, and the sequences in that order (None: the keys came in order).
 
     Overwrites `keys_S`. If the row number fits into the integer with the key, both are sorted as one; otherwise argsort is
     used.
@@ -203,6 +209,11 @@ def _by_levels(flat: np.ndarray, lengths_S: np.ndarray) -> Nodes:
     return Nodes(
         _int32(np.concatenate(labels)), _int32(first), np.array(levels), _int32(ends), order=None, rows_sorted=False
     )
+
+
+def _permuted(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    """`values[order]`, or `values` itself for the identity (None)."""
+    return values if order is None else values.take(order)
 
 
 def _int32(values: np.ndarray) -> np.ndarray:

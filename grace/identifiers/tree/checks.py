@@ -21,7 +21,7 @@ def check_prefix_free(flat: np.ndarray, lengths_S: np.ndarray, nodes, images: np
     inner = nodes.ends < nodes.levels[-2]
     inner[inner] = np.diff(nodes.first)[nodes.ends[inner]] > 0
     if inner.any():
-        at = int(inner.argmax()) if nodes.order is None else int(nodes.order[inner.argmax()])
+        at = nodes.sequence_at(int(inner.argmax()))
         start = int(lengths_S[:at].sum())
         prefix = flat[start : start + lengths_S[at]].tolist()
         raise GraceError(

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import replacing
 from grace.workflow.config import Config
+from grace.workflow.config.overlays import EXTENDS
 
 HEADER = """\
 # yaml-language-server: $schema=config/schema.json
@@ -34,6 +35,8 @@ def commented_defaults() -> str:
 def schema() -> str:
     """The text of config/schema.json (JSON Schema, draft 2020-12)."""
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    about = "configuration file that this one is laid over; relative to this file"
+    made["properties"] |= {EXTENDS: {"description": about, "type": "string"}}
     return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
