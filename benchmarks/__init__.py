@@ -1,1 +1,1 @@
-"""Comparisons of speed and size: ratios in one run on one machine, never timed asserts."""
+"""Comparisons of speed and size: ratios from one run on one machine, never timed asserts."""

@@ -1,6 +1,7 @@
-"""Atomic search of one query beside the matrix product that it cannot do without, for large numbers of classes.
+"""Atomic search for one query, compared with the matrix product that it cannot avoid, for large numbers of classes.
 
-Random classes and queries. Both are timed in turn, so that the machine's speed is the same for both; the ratio is of medians.
+Uses random classes and queries. The two are timed alternately, so that the machine's load affects both equally; the ratio is
+that of the medians.
 
     python -m benchmarks.atomic_search --output results/atomic_search.json
 """
@@ -23,7 +24,7 @@ from grace.system.files import write_json
 
 @torch.inference_mode()
 def measure(classes: int, width: int, depth: int, repeats: int) -> dict[str, float | int]:
-    """Milliseconds (medians) of one query's ranking and of its product with the class matrix alone."""
+    """Median milliseconds for ranking one query, and for its product with the class matrix alone."""
     torch.manual_seed(0)
     head = AtomicHead(256, torch.randn(classes, width))
     began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Training speed beside other busy processes, for several ways in which OpenMP's threads wait for each other.
+"""Training speed next to other busy processes, for several ways in which OpenMP's threads wait for each other.
 
-Reads the results folder of a finished run of the default configuration; trains its atomic model again for a few steps in a
-temporary folder, alone and beside processes that keep a core busy, once per setting and repeat in turn, and prints (and with
---output writes) samples a second and their share of the speed of the first setting alone. Keep the machine otherwise idle.
+Reads the results folder of a finished run of the default configuration. Trains its atomic model again for a few steps in a
+temporary folder, alone and next to processes that each keep a core busy, alternating between the settings, and prints (and
+with --output writes) samples per second and their share of the first setting's speed alone. Keep the machine otherwise idle.
 
     python -m benchmarks.contention --results results --output results/contention.json
 """
@@ -29,7 +29,7 @@ UNSET = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "GRACE_THREADS"
 
 
 def setting(text: str) -> tuple[str, dict[str, str]]:
-    """`package` (what `python -m grace` chooses), or NAME=VALUE,NAME=VALUE of environment variables."""
+    """`package` (the choice of `python -m grace`), or environment variables as NAME=VALUE,NAME=VALUE."""
     if text == "package":
         return text, {}
     return text, {"GRACE_THREADS": "fixed", **dict(part.split("=", 1) for part in text.split(","))}
@@ -37,7 +37,7 @@ def setting(text: str) -> tuple[str, dict[str, str]]:
 
 @contextmanager
 def busy(processes: int):
-    """Keep that many cores busy with pure Python loops."""
+    """Keep this many cores busy with pure Python loops."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield
@@ -48,7 +48,7 @@ def busy(processes: int):
 
 
 def train(results: Path, steps: int, variables: dict[str, str]) -> float:
-    """Samples a second of `steps` steps of the atomic training, start-up not counted."""
+    """Samples per second over `steps` steps of the atomic training, without start-up."""
     config = load(ROOT / "config.yaml")
     data = results / config.dataset.name
     run = data / "atomic" / "seed0"

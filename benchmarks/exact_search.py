@@ -1,7 +1,7 @@
-"""Exact search where it is hardest: an untrained model that tells identifiers hardly apart.
+"""Exact search in its hardest case: an untrained model that hardly distinguishes identifiers.
 
-Random weights, random identifiers. States beforehand the memory that the search may take beside the model, then measures the
-process's peak above what it held before, with the passes and prefixes read, and how much of the answer is certified.
+Random weights, random identifiers. First states the memory that the search may use besides the model, then measures how far
+the process's peak exceeds its memory before the search, the passes and prefixes read, and how much of the answer is certified.
 
     python -m benchmarks.exact_search --output results/exact_search.json
 """
@@ -32,7 +32,7 @@ MEDIA = torch.zeros(1, 1, 1, 1)
 
 
 class Plain:
-    """A language model without images, with the two functions that a search calls; counts its passes."""
+    """A language model without images, with the two functions that a search calls; counts the passes."""
 
     def __init__(self, vocabulary: int, width: int, layers: int) -> None:
         torch.manual_seed(0)
@@ -53,7 +53,7 @@ class Plain:
 
 
 class Peak:
-    """The most memory (resident set) that the process takes while it runs inside, in bytes above what it had before."""
+    """Peak resident memory inside the context, in bytes above the value at its start."""
 
     def __enter__(self) -> Peak:
         self.before = self.most = psutil.Process().memory_info().rss
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identifiers", type=int, default=2000)
     parser.add_argument("--queries", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=24, help="tokens of a prompt")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens per prompt")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--memory-mb", type=int, default=1000)
@@ -95,9 +95,9 @@ def main() -> None:
     prompts = torch.tensor(rng.integers(3, 2000, size=(given.queries, given.tokens)))
     token = 2 * given.layers * given.width * 4  # keys and values, fp32
     prompt_bytes = given.queries * given.tokens * token
-    beams = 3 * given.queries * 10 * (given.tokens + tree.depth) * token  # gathered, grown, and the level before
+    beams = 3 * given.queries * 10 * (given.tokens + tree.depth) * token  # gathered, extended, and the previous level
     stated = given.memory_mb * 2**20 + prompt_bytes + beams
-    print(f"stated: at most {stated / 1e6:.0f} MB beside the model ({given.memory_mb} MB for prefixes)", flush=True)
+    print(f"stated: at most {stated / 1e6:.0f} MB besides the model ({given.memory_mb} MB for prefixes)", flush=True)
     with torch.inference_mode(), Peak() as peak:
         began = time.perf_counter()
         found = exact_search(

@@ -1,9 +1,9 @@
-"""What the workflow costs beside the stages: the wall time of a run in which no stage is at work.
+"""The workflow's overhead: the wall time of a run during which no stage is running.
 
-Runs `snakemake` from nothing in a folder, then reads when every stage was at work out of the sidecars of its outputs. A stage's
-own time begins once its code is imported and ends when its outputs are hashed; importing torch counts as overhead, as do
-Snakemake's start, its planning, and its bookkeeping between two jobs. Two stages at work at once count once. Keep both cores
-free meanwhile.
+Runs `snakemake` from scratch in a folder, then takes the running times of every stage from the sidecars of its outputs. A
+stage's time starts once its code is imported and ends when its outputs are hashed; importing torch counts as overhead, as do
+Snakemake's start, planning and bookkeeping between jobs. Time with two running stages counts once. Keep both cores free while
+it runs.
 
     python -m benchmarks.overhead --folder /tmp/run                             the default run (6 to 12 minutes)
     python -m benchmarks.overhead --folder /tmp/run --configfile config/tiny.yaml
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(folder: Path, overlays: list[str], cores: str) -> float:
-    """Wall time, in seconds, of a whole run in an empty folder."""
+    """Wall time in seconds of a complete run in an empty folder."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", cores]
     if overlays:
         command += ["--configfile", *overlays]
@@ -38,7 +38,7 @@ def run(folder: Path, overlays: list[str], cores: str) -> float:
 
 
 def jobs(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """{stage: (began, ended) of every job, seconds since the epoch}; a job of several outputs counts once."""
+    """{stage: (start, end) of every job, seconds since the epoch}; a job with several outputs counts once."""
     found: dict[str, set[tuple[float, float]]] = defaultdict(set)
     for path in folder.rglob("*provenance.json"):
         if is_sidecar(path):
@@ -49,7 +49,7 @@ def jobs(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of spans."""
+    """Total length of the union of spans."""
     total, reached = 0.0, float("-inf")
     for began, ended in sorted(spans):
         total += max(0.0, ended - max(began, reached))
@@ -59,14 +59,12 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="an empty folder, or none yet: the run is made in it"
-    )
+    parser.add_argument("--folder", type=Path, required=True, help="an empty or new folder for the run")
     parser.add_argument("--configfile", nargs="*", default=[])
     parser.add_argument("--cores", default="all")
     given = parser.parse_args()
     if given.folder.exists() and any(given.folder.iterdir()):
-        parser.error(f"{given.folder} is not empty: the run must begin from nothing")
+        parser.error(f"{given.folder} is not empty, but the run must start from scratch")
     given.folder.mkdir(parents=True, exist_ok=True)
     wall = run(given.folder, given.configfile, given.cores)
     stages = jobs(given.folder)

@@ -1,4 +1,4 @@
-"""`python -m grace`: one command a stage."""
+"""`python -m grace`, the same as the console command `grace`: one command per stage."""
 
 from grace.cli import main
 

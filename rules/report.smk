@@ -26,7 +26,9 @@ rule report:
         config=rules.configuration.output[0],
         given=own_files(CONFIG, "report"),
     output:
-        f"{OUTPUT}/report/index.html",
+        page=report(f"{OUTPUT}/report/index.html", caption="captions/page.rst", category="Report"),
+        table=report(f"{OUTPUT}/report/table.csv", caption="captions/table.rst", category="Results"),
+        figure=report(f"{OUTPUT}/report/recall.svg", caption="captions/recall.rst", category="Results"),
     log:
         f"{LOGS}/report.log",
     conda:
@@ -40,5 +42,5 @@ rule report:
         decoding=stamp_of("decoding_benchmark.json"),
     shell:
         stage_command(
-            "report --config {input.config:q} --results {params.results:q} --output {output:q} {params.settings}"
+            "report --config {input.config:q} --results {params.results:q} --output {output.page:q} {params.settings}"
         )

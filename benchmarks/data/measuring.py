@@ -1,4 +1,4 @@
-"""Running a command and measuring it: wall time, processor time, peak memory. Part of the measurements in this folder."""
+"""Run a command and measure wall time, CPU time and peak memory. Used by the measurements in this folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measured(*arguments: object) -> dict[str, float]:
-    """Run `python ARGUMENTS` in the repository; {seconds, cpu_seconds, peak_memory_mb, load}. A failure ends the measurement.
+    """Run `python ARGUMENTS` in the repository; {seconds, cpu_seconds, peak_memory_mb, load}. Exits if it fails.
 
-    Peak memory is the largest resident set; pages of memory-mapped files count too. Load is the mean number of processes that
-    wanted a core in the last minute of the run, this one's threads among them: more than the cores, and seconds say little.
+    Peak memory is the largest resident set, including pages of memory-mapped files. Load is the mean number of runnable
+    threads in the last minute of the run, including its own: if it exceeds the cores, the seconds mean little.
     """
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT)
@@ -34,7 +34,7 @@ def measured(*arguments: object) -> dict[str, float]:
 
 
 def circumstances() -> dict[str, Any]:
-    """The machine, the cores that the measurement may use, and versions."""
+    """The machine, the cores available to the measurement, and versions."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return {

@@ -1,8 +1,8 @@
-"""COCO's JSON parsed to tables: time and memory, on a file of COCO's size that is made here.
+"""Time and memory of parsing COCO's JSON into tables, on a generated file of the same size.
 
 Writes a JSON file in Karpathy's format with COCO's 123,287 images (82,783 train, 30,504 restval, 5,000 val, 5,000 test) and
-616,767 captions (with their tokens, as the published file has them), reads it with `grace.data.karpathy.parse_karpathy`,
-checks and writes the tables of `grace.data.tables`, in a process of its own. Photographs are not part of this:
+616,767 captions (with tokens, like the published file). In a separate process, reads it with
+`grace.data.karpathy.parse_karpathy`, and checks and writes the tables of `grace.data.tables`. Photographs are not involved:
 
     python -m benchmarks.data.parse_karpathy --output docs/results/parse_coco.json
 """
@@ -21,7 +21,7 @@ from grace.system.files import read_json, write_json
 
 SPLITS = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
 CAPTIONS = {5: 122_959, 6: 324, 7: 4}
-"""Images by their number of captions, as in dataset_coco.json."""
+"""Number of images by number of captions, as in dataset_coco.json."""
 WORDS = (
     *(
         "a",
@@ -45,7 +45,7 @@ WORDS = (
 
 
 def write_document(path: Path, seed: int = 0) -> None:
-    """A JSON file of COCO's counts; texts are words drawn at random, about as long as COCO's."""
+    """Write a JSON file with COCO's counts; captions are random words, about as long as COCO's."""
     rng = random.Random(seed)
     splits = [split for split, count in SPLITS.items() for _ in range(count)]
     counts = [number for number, images in CAPTIONS.items() for _ in range(images)]
@@ -72,7 +72,7 @@ def write_document(path: Path, seed: int = 0) -> None:
 
 
 def parse(path: Path, output: Path) -> None:
-    """What the stage `dataset` does with the JSON file, without the photographs."""
+    """Do what the stage `dataset` does with the JSON file, without the photographs."""
     from grace.data.karpathy import parse_karpathy
     from grace.data.tables import write_dataset
 

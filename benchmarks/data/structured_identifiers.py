@@ -1,14 +1,14 @@
-"""Structured identifiers at COCO's size and at a million images: time, memory, depth and balance of the tree.
+"""Structured identifiers for COCO's size and for a million images: time, memory, depth and balance of the tree.
 
-Draws embeddings (float32 [images, 768], L2-normalised) of a few thousand topics of unequal size, each a low-dimensional
-cloud, writes them and a data set of that many images into a folder, runs the command `python -m grace identifiers` twice
-with one seed and once with another (--once: one run), and writes a JSON file:
+Draws embeddings (float32 [images, 768], L2-normalised) from a few thousand topics of unequal size, each a low-dimensional
+cloud, writes them and a data set of that many images to a folder, runs `python -m grace identifiers` twice with one seed and
+once with another (--once: a single run), and writes a JSON file:
 
     python -m benchmarks.data.structured_identifiers --images 123287 --output docs/results/structured_123k.json
     python -m benchmarks.data.structured_identifiers --images 1000000 --once --output docs/results/structured_1m.json
 
-Runs of one seed must have one fingerprint. A million images need 3 GB of disk in --folder (default: a temporary folder, deleted
-at the end).
+Runs with the same seed must have the same fingerprint. A million images need 3 GB of disk in --folder (default: a temporary
+folder, deleted at the end).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHUNK = 20_000
 
 
 def draw_embeddings(path: Path, images: int, seed: int = 0) -> None:
-    """Write a .npy file a chunk at a time: sizes of topics fall as 1/rank, each topic spans a subspace of its own."""
+    """Write a .npy file chunk by chunk: topic sizes are proportional to 1/rank, and each topic spans its own subspace."""
     rng = np.random.default_rng(seed)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(images, WIDTH))
     centres = rng.normal(size=(TOPICS, WIDTH)).astype(np.float32)
@@ -51,11 +51,12 @@ def draw_embeddings(path: Path, images: int, seed: int = 0) -> None:
 
 
 def make_inputs(folder: Path, images: int) -> None:
-    """The folders dataset, embeddings and tokenizer that the stage reads."""
+    """Write the folders dataset, embeddings and tokenizer that the stage reads."""
     for name in ("dataset", "embeddings", "pseudo_queries"):
         (folder / name).mkdir(parents=True)
     ids = pd.Series(np.arange(images)).astype(str)
-    splits = np.where(np.arange(images) % 10 == 0, "test", "train")  # no val image: the array is used as it lies
+    # no val images, so the array is used without a copy
+    splits = np.where(np.arange(images) % 10 == 0, "test", "train")
     table = pd.DataFrame({"image_id": ids, "split": splits, "file": ids + ".jpg", "source_split": splits})
     captions = table[["image_id", "split"]].assign(caption_id="c" + ids, text="a photo")
     summary = {"name": "drawn", "source": "drawn", "images_dir": "images", "license": "none"}
@@ -67,7 +68,7 @@ def make_inputs(folder: Path, images: int) -> None:
 
 
 def assign(folder: Path, name: str, seed: int, settings: dict[str, int]) -> dict[str, float]:
-    """One run of the stage into the folder `name`."""
+    """Run the stage once into the folder `name`."""
     kinds = {kind.replace("_", "-"): folder / kind for kind in ("dataset", "tokenizer", "embeddings", "pseudo_queries")}
     inputs = [part for kind, path in kinds.items() for part in (f"--{kind}", path)]
     return measured(
@@ -81,8 +82,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=123_287)
     parser.add_argument("--clusters", type=int, default=30)
     parser.add_argument("--leaf-size", type=int, default=30)
-    parser.add_argument("--once", action="store_true", help="one run of one seed")
-    parser.add_argument("--folder", type=Path, default=None, help="where the inputs and outputs go; kept if given")
+    parser.add_argument("--once", action="store_true", help="a single run")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for inputs and outputs; kept if given")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

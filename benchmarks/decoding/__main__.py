@@ -1,11 +1,11 @@
-"""Run the parts and write one JSON file: machine, versions, sizes, rows of every part, and what they show.
+"""Run the parts and write one JSON file: machine, versions, sizes, rows of every part, and whether requirements are met.
 
     python -m benchmarks.decoding --output results/decoding_benchmark.json [--parts trie selection end_to_end dense]
                                   [--sizes full|toy]
 
-With `full` everything takes about 30 minutes on two cores and 6 GB; nothing else should run meanwhile. A file that holds other
-parts of the same sizes, made on the same machine with the same versions, keeps them. The exit code says that the parts ran,
-never how fast they were.
+With `full` everything takes about 30 minutes on two cores and 6 GB; nothing else should run at the same time. Other parts
+already in the file are kept if they have the same sizes and were made on the same machine with the same versions. The exit
+code only says whether the parts ran, not how fast they were.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTS = {"trie": tries.run, "selection": selection.run, "end_to_end": end_to_end
 
 
 def run(output: Path, parts: list[str], sizes: str) -> dict[str, Any]:
-    """Run `parts`, write `output` and return what it holds."""
+    """Run `parts`, write `output` and return its content."""
     old = read_json(output, "benchmark") if output.exists() else {}
     here: dict[str, Any] = {
         "format": FORMAT, "machine": dict(machine()) | {"Threads used": str(torch.get_num_threads())},
@@ -50,7 +50,7 @@ def run(output: Path, parts: list[str], sizes: str) -> dict[str, Any]:
             result["crossover"] = dense.crossovers(result["parts"]["dense"])
             images = [*SIZES[sizes]["dense"]["images"], 10_000_000, 100_000_000]
             result["roofline"] = {**roofline.constants(), "rows": roofline.rows(images, [1, 64])}
-        write_json(output, result)  # after every part: an interrupted run keeps what it has
+        write_json(output, result)  # after every part, so that an interrupted run keeps what it has
     return result
 
 

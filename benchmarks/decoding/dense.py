@@ -1,13 +1,13 @@
-"""Part 4, against dense retrieval: one query (p50, p95) and 64, from text to the ten best, for galleries of growing size.
+"""Part 4, comparison with dense retrieval: one query (p50, p95) and 64, from text to the ten best, by gallery size.
 
     python -m benchmarks.decoding --output FILE --parts dense
 
-Both sides encode the query, on the same machine, in fp32: the dense side with the text transformer of CLIP ViT-B/32
-(77 places, 512 dimensions), then FAISS; the generative side with a Flamingo of part 3, whose reading of the prompt is its
-encoding. Weights are random (work does not depend on them), tokenisation is left out of both. FAISS: flat (exact), HNSW
-(M = 32) and IVF, the latter two at the least effort that reaches the recall asked for, measured against flat; the
-recall reached stands beside every time. `bytes_an_image` is what an image adds: vectors and links, or trie and leaf map
-(the mean at that size); `constant_bytes` is the model that answers a query, and centroids.
+Both sides encode the query, on the same machine, in fp32: the dense side with the text transformer of CLIP ViT-B/32 (77
+positions, 512 dimensions), followed by FAISS; the generative side with a Flamingo from part 3, for which reading the prompt
+is the encoding. Weights are random (the amount of work does not depend on them), and tokenisation is excluded for both.
+FAISS: flat (exact), HNSW (M = 32) and IVF, the latter two with the least effort that reaches the required recall relative to
+flat; the recall reached is given with every time. `bytes_an_image` is what an image adds: vectors and links, or trie and leaf
+map (the mean at that size); `constant_bytes` is the query model, and centroids.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ANSWERS = 10
 
 
 def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each system and gallery size, and the rows of the roofline."""
+    """One row per system and gallery size, and the rows of the roofline."""
     faiss.omp_set_num_threads(torch.get_num_threads())
     rows = call(generative, sizes, fresh=sizes["fresh"])
     for number in sizes["images"]:
@@ -40,12 +40,12 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
         recall = "" if row["recall"] is None else f"recall {row['recall']:.3f}"
         print(f"  {row['system']:<18} {row['images']:>10,}  {recall:<12}  one query p50 "
               f"{1000 * row['one']['p50_s']:8.2f} p95 {1000 * row['one']['p95_s']:8.2f} ms  {row['batch']} together "
-              f"{1000 * row['batch_s'] / row['batch']:8.2f} ms a query", flush=True)  # fmt: skip
+              f"{1000 * row['batch_s'] / row['batch']:8.2f} ms per query", flush=True)  # fmt: skip
     return rows
 
 
 def generative(sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """The Flamingo with the pipeline's beam search over tries of every size."""
+    """The Flamingo with the pipeline's beam search on tries of every size."""
     model = models.make(sizes["model"])
     size = sum(p.numel() * p.element_size() for p in model.flamingo.parameters())
     rows = []
@@ -73,7 +73,7 @@ def generative(sizes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def dense(number: int, sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """Flat, HNSW and IVF over one gallery."""
+    """Flat, HNSW and IVF on one gallery."""
     encode, size, parameters = text_encoder(sizes["text"])
     width = sizes["text"]["dimensions"]
     asked = vectors.queries(max(sizes["single_dense"], sizes["batch"]), number, width)
@@ -115,7 +115,7 @@ def dense(number: int, sizes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def text_encoder(settings: dict[str, int]) -> tuple[Callable[[Tensor], Tensor], int, int]:
-    """CLIP's text transformer with random weights: the call, its bytes, its parameters."""
+    """CLIP's text transformer with random weights: its encoding function, bytes and parameters."""
     import_torchvision()
     from open_clip.transformer import TextTransformer
 
@@ -144,7 +144,7 @@ def _train_and_fill(index: Any, number: int) -> None:
 
 
 def _tune(index: Any, name: str, asked: np.ndarray, want: np.ndarray, recall: float) -> tuple[float, str]:
-    """Double the effort until `recall` (share of the true ten that are found) is reached; the recall and the effort."""
+    """Double the effort until `recall` (share of the true ten found) is reached; return the recall and the effort."""
     effort = 8
     while True:
         if name == "efSearch":
@@ -159,9 +159,9 @@ def _tune(index: Any, name: str, asked: np.ndarray, want: np.ndarray, recall: fl
 
 
 def crossovers(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """From which number of images on flat search takes longer than generating: measured here, and by the roofline.
+    """The number of images beyond which flat search takes longer than generating: measured here, and by the roofline.
 
-    Flat search reads every vector, so its time is encoding plus a constant an image, taken from the largest gallery.
+    Flat search reads every vector, so its time is that of encoding plus a constant per image, taken from the largest gallery.
     """
     flat = max((row for row in rows if row["system"] == "FAISS flat"), key=lambda row: row["images"])
     ours = max((row for row in rows if row["system"] == "grace"), key=lambda row: row["images"])
@@ -171,20 +171,20 @@ def crossovers(rows: list[dict[str, Any]]) -> dict[str, Any]:
     how = "within what was measured" if here <= flat["images"] else f"extrapolated from {flat['images']:,} images"
     indexes = [row for row in rows if row["system"] not in ("grace", "FAISS flat")]
     said = (
-        f"For one query on this machine, exact flat search takes longer than generating from about {_round(here):,} images on "
+        f"For one query on this machine, exact flat search takes longer than generating beyond about {_round(here):,} images "
         f"({how}); by the roofline of an H200 the crossover is at about {_round(there):,} images for one query and "
-        f"{_round(roofline.crossover(64)):,} for 64 together."
+        f"{_round(roofline.crossover(64)):,} for a batch of 64."
     )
     if indexes:
         index = max(indexes, key=lambda row: (row["images"], -row["one"]["p50_s"]))
         said += (
             f" An approximate index is another matter: {index['system']} at recall {index['recall']:.2f} answers in "
-            f"{1000 * index['one']['p50_s']:.0f} ms among {index['images']:,} images, generating takes "
+            f"{1000 * index['one']['p50_s']:.0f} ms among {index['images']:,} images, while generating takes "
             f"{1000 * ours['one']['p50_s']:.0f} ms."
         )
     return {"here": here, "roofline_one": there, "roofline_64": roofline.crossover(64), "said": said}
 
 
 def _round(number: float) -> int:
-    """To two digits: more would pretend."""
+    """Round to two significant digits, since more would suggest false precision."""
     return int(float(f"{number:.1e}"))

@@ -1,6 +1,6 @@
-"""Nested dictionaries and pickle, the way of the published code; a competitor that is measured, and nothing else.
+"""Nested dictionaries and pickle, as in the published code; used only as a competitor in the benchmark.
 
-The pickle is of data made in the same process, in a temporary folder.
+Only data written by the same process, in a temporary folder, is unpickled.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 ROWS = 100_000
-"""Rows turned into lists at a time: the lists are input, so the clock stands meanwhile, and they need not all fit."""
+"""Rows converted to lists at a time: the lists are input, so this is not timed, and not all must fit in memory."""
 
 
 class Dictionaries:
-    """Token -> dictionary of what may follow. Identifiers come without an end token: that spares it a level."""
+    """Token -> dictionary of allowed continuations. Identifiers come without an end token, which saves a level."""
 
     name = "dictionaries"
 
@@ -26,12 +26,12 @@ class Dictionaries:
 
     @classmethod
     def build(cls, tokens_SL: np.ndarray) -> tuple[Dictionaries, float]:
-        """The trie, and the seconds of its construction from lists of ints."""
+        """The trie, and the seconds to build it from lists of ints."""
         return cls._timed(tokens_SL, _add_all)
 
     @classmethod
     def build_as_published(cls, tokens_SL: np.ndarray) -> tuple[Dictionaries, float]:
-        """The same by a recursion on slices, as GENRE and GRACE published it."""
+        """The same by recursion on slices, as published by GENRE and GRACE."""
         return cls._timed(tokens_SL, _add_all_as_published)
 
     @classmethod
@@ -48,7 +48,7 @@ class Dictionaries:
         return cls(root), seconds
 
     def allowed(self, prefix: list[int]) -> list[int]:
-        """Tokens that may follow `prefix`; none: it is complete, or not in the trie."""
+        """Tokens that may follow `prefix`; empty if it is complete, or not in the trie."""
         node = self.root
         for token in prefix:
             node = node.get(token)

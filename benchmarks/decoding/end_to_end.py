@@ -1,12 +1,12 @@
-"""Part 3, whole searches: from prompts to the ten best identifiers, against `generate` of transformers, cached and not.
+"""Part 3, whole searches: from prompts to the ten best identifiers, compared with transformers' cached and uncached `generate`.
 
     python -m benchmarks.decoding --output FILE --parts end_to_end
 
-The same Flamingo, weights, prompts, trie and beams for all; the ten identifiers of every query have to be the same in the
-same order (`same_share` is the share of queries for which they are, of our search the least of all; `score_gap` the largest
-difference of a score, where it was asked for). `grace` is plain beam search; the row after it is what the pipeline does by
-default (the last leaves scored in one pass), which answers at least as well and is not compared. `search: exact` is left
-out: random weights prefer nothing, and a search for the best of all would have to read nearly all.
+All use the same Flamingo, weights, prompts, trie and beams; the ten identifiers of every query must be the same in the same
+order (`same_share` is the share of queries for which they are, for our search the minimum over its competitors; `score_gap`
+is the largest difference between scores, if requested). `grace` is plain beam search; the next row is the pipeline's default
+(the last leaves scored in one pass), whose answers are at least as good and are not compared. `search: exact` is left out:
+random weights have no preferences, so a provably best answer would require reading almost everything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PEERS = {
 
 
 def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each model and search."""
+    """One row per model and search."""
     rows = []
     for name, settings in sizes["models"].items():
         here = call(measure, name, settings, sizes, fresh=sizes["fresh"])
@@ -46,12 +46,12 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
         for row in here:
             told = "" if row["same_share"] is None else f"  same answers {100 * row['same_share']:.0f} %"
             print(f"  {name:<6} {row['queries']:>3} queries  {row['search']:<28}"
-                  f"{1000 * median(row['seconds']) / row['queries']:10.1f} ms a query{told}", flush=True)  # fmt: skip
+                  f"{1000 * median(row['seconds']) / row['queries']:10.1f} ms per query{told}", flush=True)  # fmt: skip
     return rows
 
 
 def measure(name: str, settings: dict[str, Any], sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """All searches over one model."""
+    """All searches with one model."""
     shape, beams = sizes["shape"], sizes["beams"]
     depth = SHAPES[shape].depth
     model = models.make(settings)

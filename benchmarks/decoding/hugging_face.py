@@ -1,9 +1,9 @@
-"""Beam search of transformers over a Flamingo, as open_flamingo's `Flamingo.generate` calls it.
+"""Beam search of transformers on a Flamingo, as called by open_flamingo's `Flamingo.generate`.
 
-One thing is spared it: the pad image is resampled once and not for every query and beam. As published, every beam then has
-its copy of the image, whose keys and values every cross-attention computes in every pass; `share_image` spares it that
-too, as our own search does. What may follow a prefix comes from nested dictionaries by way of `prefix_allowed_tokens_fn`,
-the published way.
+It gets one advantage: the pad image is resampled only once, not for every query and beam. As published, every beam then has
+its own copy of the image, whose keys and values every cross-attention computes in every pass; `share_image` avoids that too,
+as our own search does. Allowed continuations of a prefix come from nested dictionaries through `prefix_allowed_tokens_fn`, as
+published.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def generate(
     model: Model, prompts_BL: Tensor, allowed: Callable[[list[int]], list[int]], depth: int, beams: int, cached: bool,
     scores: bool = False, share_image: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """The best `beams` identifiers of every query, int64 [B, K, depth], and their scores, f32 [B, K], if asked for."""
+    """The best `beams` identifiers of every query, int64 [B, K, depth], and their scores, f32 [B, K], if requested."""
     words, end, length = model.flamingo.lang_encoder, model.vocabulary.end, prompts_BL.shape[1]
     words._use_cached_vision_x = True
     try:

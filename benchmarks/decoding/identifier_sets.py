@@ -1,4 +1,4 @@
-"""Seeded sets of different identifiers of one length, in the three shapes that are compared."""
+"""Seeded sets of distinct identifiers of equal length, in the three shapes that are compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shape:
-    """Identifiers of `depth` tokens, each position with `width` tokens of a vocabulary of `vocabulary`."""
+    """Identifiers of `depth` tokens, each from `width` tokens per position out of `vocabulary`."""
 
     depth: int
     width: int
@@ -25,11 +25,11 @@ SHAPES = {
 
 
 def identifier_set(name: str, number: int, seed: int = 0) -> np.ndarray:
-    """`number` different identifiers in random order: tokens, int64 [number, depth]; those of one shape share its alphabets."""
+    """`number` distinct identifiers in random order: tokens, int64 [number, depth]; sets of one shape share its alphabets."""
     shape = SHAPES[name]
     space = shape.width**shape.depth
     if number > space:
-        raise ValueError(f"the shape {name} has {space} identifiers, not {number}")
+        raise ValueError(f"the shape {name} has only {space} identifiers, not {number}")
     rng = np.random.default_rng([seed, number])
     codes = np.empty(0, dtype=np.int64)
     while len(codes) < number:
@@ -47,7 +47,7 @@ def identifier_set(name: str, number: int, seed: int = 0) -> np.ndarray:
 
 
 def alphabets(name: str) -> np.ndarray:
-    """The tokens of every position, int64 [depth, width], rising; no token in two positions where there are enough."""
+    """The sorted tokens of every position, int64 [depth, width]; distinct between positions if there are enough."""
     shape = SHAPES[name]
     if shape.vocabulary < shape.depth * shape.width:
         return np.tile(np.arange(shape.width), (shape.depth, 1))

@@ -1,4 +1,4 @@
-"""The trie of this project (`grace.identifiers.tree`) behind the same calls as its competitors."""
+"""The trie of this project (`grace.identifiers.tree`) with the same interface as its competitors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from grace.identifiers.tree.file import open_trie, save_trie
 from grace.identifiers.tree.names import Names
 
 END = 2**20
-"""End token of the sets: none of theirs. It is implicit in the trie."""
+"""End token, which no set contains. It is implicit in the trie."""
 
 
 class LevelOrder:
-    """Level-order arrays; the leaf map (one image an identifier) and the images' names are there too."""
+    """Level-order arrays, including the leaf map (one image per identifier) and the images' names."""
 
     name = "level order"
 
@@ -25,7 +25,7 @@ class LevelOrder:
 
     @classmethod
     def build(cls, tokens_SL: np.ndarray, end: int = END) -> tuple[LevelOrder, float]:
-        """The trie, and the seconds of its construction from arrays, leaf map and all checks included."""
+        """The trie, and the seconds to build it from arrays, including the leaf map and all checks."""
         flat, lengths = tokens_SL.reshape(-1), np.full(len(tokens_SL), tokens_SL.shape[1])
         images, names = np.arange(len(tokens_SL)), Names.of(map(str, range(len(tokens_SL))))
         start = time.perf_counter()
@@ -33,17 +33,17 @@ class LevelOrder:
         return cls(tree), time.perf_counter() - start
 
     def allowed(self, prefix: list[int]) -> list[int]:
-        """Tokens that may follow `prefix`; none: it is complete, or not in the trie."""
+        """Tokens that may follow `prefix`; empty if it is complete, or not in the trie."""
         node = self.tree.walk(prefix)
         return [] if node is None else self.tree.children(node)[0].tolist()
 
     def bytes(self) -> int:
-        """Bytes of the structure: labels, first children, and which nodes are leaves where lengths differ."""
+        """Bytes of the structure: labels, first children, and, if lengths differ, which nodes are leaves."""
         tree = self.tree
         return sum(array.numel() * array.element_size() for array in (tree.labels, tree.first, tree.leaf_nodes))
 
     def leaf_map_bytes(self) -> int:
-        """Bytes of the map from leaves to rows of images, which the competitors do not have."""
+        """Bytes of the map from leaves to image rows, which the competitors do not have."""
         return sum(a.numel() * a.element_size() for a in (self.tree.leaf_first, self.tree.leaf_images))
 
     def save(self, path: Path) -> None:
@@ -51,10 +51,10 @@ class LevelOrder:
 
     @classmethod
     def load(cls, path: Path) -> LevelOrder:
-        """Map the file; nothing is read until it is asked for."""
+        """Memory-map the file; data is read on access."""
         return cls(open_trie(path, verify=False))
 
     @classmethod
     def load_verified(cls, path: Path) -> LevelOrder:
-        """Map the file, hash its content and check its structure."""
+        """Memory-map the file, hash its content and check its structure."""
         return cls(open_trie(path, verify=True))

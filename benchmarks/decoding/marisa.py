@@ -1,4 +1,4 @@
-"""marisa-trie, used as GENRE uses it: a token is a character, and what may follow is read off the keys below a prefix."""
+"""marisa-trie, used as in GENRE: a token is a character, and allowed continuations are read from the keys below a prefix."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import marisa_trie
 import numpy as np
 
 SURROGATES = 0xD800, 0xE000
-"""Code points that are no characters: tokens from there on are moved behind them."""
+"""Code points that are not characters: higher tokens are shifted past them."""
 
 
 class Marisa:
-    """A static trie of the identifiers as strings. The tokens that may follow none or one token are kept in a table."""
+    """A static trie of the identifiers as strings. Continuations of prefixes of up to one token are kept in a table."""
 
     name = "marisa-trie"
 
@@ -25,7 +25,7 @@ class Marisa:
 
     @classmethod
     def build(cls, tokens_SL: np.ndarray) -> tuple[Marisa, float]:
-        """The trie, and the seconds of its construction from strings (made one by one, within the time)."""
+        """The trie, and the seconds to build it from strings (which are made one by one, within that time)."""
         start = time.perf_counter()
         trie = marisa_trie.Trie(_strings(tokens_SL))
         seconds = time.perf_counter() - start
@@ -37,7 +37,7 @@ class Marisa:
         return out, seconds
 
     def allowed(self, prefix: list[int]) -> list[int]:
-        """Tokens that may follow `prefix`; none: it is complete, or not in the trie."""
+        """Tokens that may follow `prefix`; empty if it is complete, or not in the trie."""
         if self.first is not None and len(prefix) < 2:
             return self.first if not prefix else self.second.get(prefix[0], [])
         place = len(prefix)
@@ -53,7 +53,7 @@ class Marisa:
 
 
 def _strings(tokens_SL: np.ndarray) -> Iterator[str]:
-    """Every identifier as a string; a block at a time by way of UTF-32, which is the quickest that Python has."""
+    """Every identifier as a string; converted in blocks via UTF-32, the fastest way in Python."""
     points = tokens_SL + 1  # no character 0
     points += (points >= SURROGATES[0]) * (SURROGATES[1] - SURROGATES[0])
     width = tokens_SL.shape[1]

@@ -1,4 +1,4 @@
-"""The figures of one file as Markdown, for docs/decoding.md.
+"""Print the results of one file as Markdown, for docs/explanation/decoding.md.
 
 python -m benchmarks.decoding.markdown docs/results/decoding_benchmark.json
 """
@@ -14,7 +14,7 @@ from grace.report.decoding import read_benchmark, tables
 
 
 def markdown(benchmark: dict[str, Any]) -> str:
-    """Tables of all parts, as on the report page."""
+    """Tables of all parts, as in the report."""
     shown = tables(benchmark)
     machine = dict(shown["machine"])
     out = [
@@ -37,7 +37,7 @@ def markdown(benchmark: dict[str, Any]) -> str:
             ),
         ),
         _table(
-            ["system", "images", "recall", "effort", "p50", "p95", "of 64, a query", "bytes an image", "constant"],
+            ["system", "images", "recall", "effort", "p50", "p95", "per query, of 64", "bytes per image", "constant"],
             (list(row.values()) for row in shown["dense"]),
         ),
         shown["crossover"] or "",

@@ -1,6 +1,6 @@
-"""Flamingos with random weights for the comparisons: the parts of the pipeline (`grace.model.flamingo.build`), no files.
+"""Flamingos with random weights for the comparisons, built by the pipeline's own code (`grace.model.flamingo.build`).
 
-They read prompts of random words; what is compared is work and agreement, not answers.
+They read prompts of random words: compared are speed and agreement, not the quality of answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VISUAL_TOKENS = 50
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """As much of a tokenizer as `build` asks for: a size, and the three special tokens at its end."""
+    """The parts of a tokenizer that `build` uses: a size, and the three special tokens at its end."""
 
     size: int
     special = ("<PAD>", "<image>", "<|endofchunk|>")
@@ -55,7 +55,7 @@ class Model:
 def make(settings: dict[str, Any]) -> Model:
     """A model of `architecture`, `width`, `layers`, `heads`, `vocabulary`, `cross_attention_every` and `dtype`.
 
-    The weights are doubled, so that the scores of different identifiers differ by much more than rounding.
+    The weights are doubled, so that scores of different identifiers differ by much more than rounding errors.
     """
     words = Vocabulary(settings["vocabulary"])
     names = ("architecture", "width", "layers", "heads")
@@ -68,7 +68,8 @@ def make(settings: dict[str, Any]) -> Model:
         perceiver_latents=64,
     )
     usual = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, settings["dtype"]))  # made in that precision: twice the size may not fit
+    # created in that precision, since twice the size may not fit
+    torch.set_default_dtype(getattr(torch, settings["dtype"]))
     try:
         model = build(flamingo_settings, words, VISUAL_WIDTH).eval().requires_grad_(False)
     finally:

@@ -1,6 +1,6 @@
-"""What the figures of one run have to show, each with the figure that was measured and whether it holds.
+"""Requirements on the results of one run, each with the measured value and whether it is met.
 
-Ratios of medians, computed from the rows of the parts; a part that was not run says nothing.
+Ratios of medians, computed from the rows of the parts; parts that were not run are skipped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _trie(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
         if number == 10_000_000:
             yield f"{at}: build, seconds", median(row["build_s"]), 2.0, False
         if number == 1_000_000 and shape != "digits_L8":
-            yield f"{at}: bytes an identifier, the leaf map apart", row["bytes"] / number, 10.0, False
+            yield f"{at}: bytes per identifier, without the leaf map", row["bytes"] / number, 10.0, False
 
 
 def _selection(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
@@ -50,14 +50,14 @@ def _selection(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
         peer = table[shape, vocabulary, number, "Hugging Face over dictionaries"]
         limit = 1 / 10 if vocabulary <= 2048 else 1 / 4
         of = [other for other in rows if other["vocabulary"] == vocabulary]
-        yield f"{at}, {number:,} identifiers: ways that select the same", _agreeing(of, shape, number), 1.0, True
+        yield f"{at}, {number:,} identifiers: methods that select the same", _agreeing(of, shape, number), 1.0, True
         yield (
             f"{at}, {number:,} identifiers: selection step, share of Hugging Face's",
             _ratio(row, peer, "whole_s"), limit, False,
         )  # fmt: skip
         smaller = table.get((shape, vocabulary, 123_000, way))
         if number == 10_000_000 and smaller:
-            yield f"{at}: step at 10 M identifiers to that at 123 k", _ratio(row, smaller, "whole_s"), 1.2, False
+            yield f"{at}: step with 10 M identifiers relative to 123 k", _ratio(row, smaller, "whole_s"), 1.2, False
 
 
 def _end_to_end(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
@@ -73,7 +73,7 @@ def _end_to_end(rows: Rows) -> Iterator[tuple[str, float, float, bool]]:
 
 
 def _agreeing(rows: Rows, shape: str, number: int) -> float:
-    """The share of the rows of one trie whose answers were those of all the others."""
+    """The share of the rows of one trie whose answers agree with all the others."""
     same = [row["same"] for row in rows if (row["shape"], row["identifiers"]) == (shape, number)]
     return sum(same) / len(same)
 

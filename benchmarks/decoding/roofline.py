@@ -1,10 +1,11 @@
-"""What an H200 could do at best, by arithmetic: the time of a pass is that of its bytes or of its operations, whichever is more.
+"""What an H200 could do at best, by arithmetic: a pass takes the time of its bytes or its operations, whichever is longer.
 
     t = max(bytes / BANDWIDTH, operations / PEAK)
 
-Nothing here is measured. A pass reads all weights once and the KV cache of its rows; a product costs two operations a
-weight and token. Flat search reads every vector once for a batch of queries. Launches, and everything that is not a
-matrix product, cost nothing. Constants: NVIDIA H200 SXM data sheet, 4.8 TB/s of HBM3e and 989 TFLOP/s of dense bf16.
+Nothing here is measured. A pass reads all weights once and the KV cache of its rows; a product costs two operations per
+weight and token. Flat search reads every vector once per batch of queries. Kernel launches, and everything that is not a
+matrix product, are assumed to be free. Constants: NVIDIA H200 SXM data sheet, 4.8 TB/s of HBM3e and 989 TFLOP/s of dense
+bf16.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ GENERATIVE = {
     "parameters": 1_311_033_344 + 881_000_496, "layers": 24, "width": 2048,
     "prompt_tokens": 24, "beams": 10, "identifier_tokens": 5,
 }  # fmt: skip
-# CLIP ViT-L/14: its text side (12 layers of width 768, 77 places, token embeddings not multiplied), 768 dimensions.
+# CLIP ViT-L/14: its text side (12 layers of width 768, 77 positions, without the token embeddings), 768 dimensions.
 DENSE = {"parameters": 85_054_464 + 768 * 768, "tokens": 77, "dimensions": 768}
 
 
 def seconds(bytes_read: float, operations: float) -> float:
-    """Least time of a pass."""
+    """Minimum time of a pass."""
     return max(bytes_read / BANDWIDTH, operations / PEAK)
 
 
 def generative(queries: int) -> float:
-    """Seconds for a batch of queries: the prompts, then a pass a token for every beam. Independent of the gallery.
+    """Seconds for a batch of queries: the prompts, then one pass per token for all beams. Independent of the gallery.
 
-    The prompt's pass scores the first token, and the last token (the end) is not read: a pass fewer than tokens follows.
+    The prompt's pass scores the first token, and the last token (the end) is not read, so there is one pass fewer than tokens.
     """
     parameters, weights = GENERATIVE["parameters"], GENERATIVE["parameters"] * BYTES
     tokens, rows = GENERATIVE["prompt_tokens"], queries * GENERATIVE["beams"]
@@ -56,13 +57,13 @@ def flat(queries: int, images: int) -> float:
 
 
 def crossover(queries: int) -> float:
-    """Number of images from which flat search takes longer than generating; both are linear in what they read."""
+    """Number of images beyond which flat search takes longer than generating; both are linear in what they read."""
     per_image = flat(queries, 10**9) - encode(queries)
     return max(0.0, generative(queries) - encode(queries)) / per_image * 10**9
 
 
 def rows(identifiers: list[int], batches: list[int]) -> list[dict[str, Any]]:
-    """The figures of the table: one row a batch size and number of images."""
+    """The rows of the table, one per batch size and number of images."""
     return [
         {"queries": batch, "identifiers": number, "generative_s": generative(batch), "flat_s": flat(batch, number)}
         for batch in batches

@@ -2,11 +2,11 @@
 
     python -m benchmarks.decoding --output FILE --parts selection
 
-Hugging Face's side is its own code: log_softmax, `PrefixConstrainedLogitsProcessor` over dictionaries, marisa-trie or ours,
-the top-k over beams x vocabulary, and the choice of running beams, as `generate` calls them. Ours is `expand`, the top-k over
-children and `step` of `grace.retrieval.beam_search`. The logits are given, random, the same for all, and so are the
-beams: different prefixes of identifiers. A row is one trie and vocabulary; `step_s` has the times of every depth from
-1 on (at depth 0 there is one beam), `whole_s` their sums: the steps of a search.
+Hugging Face's side is its own code: log_softmax, `PrefixConstrainedLogitsProcessor` with dictionaries, marisa-trie or our
+trie, the top-k over beams x vocabulary, and the choice of running beams, as called by `generate`. Ours is `expand`, the top-k
+over children and `step` of `grace.retrieval.beam_search`. Random logits and the beams (distinct prefixes of identifiers) are
+given and the same for all. A row is for one trie and vocabulary; `step_s` has the times of every depth from 1 on (at depth 0
+there is one beam), `whole_s` their sums, that is, all steps of a search.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OURS = "grace"
 
 
 def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each trie, vocabulary and way to select."""
+    """One row per trie, vocabulary and selection method."""
     rows = []
     for shape, vocabularies in sizes["settings"].items():
         for number in sizes["identifiers"]:
@@ -49,17 +49,17 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one trie and vocabulary, each told whether all ways chose the same."""
+    """The rows of one trie and vocabulary, each with whether all methods chose the same."""
     chosen = [row.pop("chosen") for row in rows]
     same = all(_alike(chosen[0], other) for other in chosen[1:])
     for row in rows:
         print(f"  {row['shape']} {row['identifiers']:>10,} vocabulary {row['vocabulary']:>6,} {row['way']:<31}"
-              f"{1000 * median(row['whole_s']) / len(row['step_s']):9.2f} ms a step", flush=True)  # fmt: skip
+              f"{1000 * median(row['whole_s']) / len(row['step_s']):9.2f} ms per step", flush=True)  # fmt: skip
     return [{**row, "same": same} for row in rows]
 
 
 def measure(name: str, shape: str, number: int, vocabularies: list[int], sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ways to select that use one trie; `chosen` holds what was chosen at every depth."""
+    """The selection methods that use one trie; `chosen` contains the choices at every depth."""
     tokens_SL = identifier_set(shape, number)
     with _without_garbage_collection():
         built = STRUCTURES[name].build(tokens_SL)[0]
@@ -91,7 +91,7 @@ def measure(name: str, shape: str, number: int, vocabularies: list[int], sizes: 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Build without collections, and leave what was built out of later ones: millions of dictionaries take seconds."""
+    """Build without garbage collection, and freeze the result: scanning millions of dictionaries takes seconds."""
     gc.disable()
     try:
         yield
@@ -101,12 +101,12 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def beams_at(tokens_SL: np.ndarray, depth: int, sizes: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Prefixes of `depth` tokens, int64 [B, K, depth], different ones in a query where the trie has them; f32 scores [B, K]."""
+    """Prefixes of `depth` tokens, int64 [B, K, depth], distinct within a query if possible; f32 scores [B, K]."""
     rng = np.random.default_rng(depth)
     some = tokens_SL[rng.integers(0, len(tokens_SL), 5_000), :depth]
     different = sorted(set(map(tuple, some.tolist())))
     if len(different) < sizes["beams"]:
-        raise ValueError(f"the trie has {len(different)} prefixes of {depth} tokens for {sizes['beams']} beams")
+        raise ValueError(f"the trie has only {len(different)} prefixes of {depth} tokens for {sizes['beams']} beams")
     picked = [rng.choice(len(different), sizes["beams"], replace=False) for _ in range(sizes["queries"])]
     scores = -np.sort(rng.exponential(3.0, (sizes["queries"], sizes["beams"])), axis=1)
     return torch.tensor(np.array(different)[np.array(picked)]), torch.tensor(scores, dtype=torch.float32)
@@ -171,7 +171,7 @@ def ours(
 
 
 def _alike(one: list, other: list) -> bool:
-    """Whether two ways chose the same beams with the same scores (to 1e-4) at every depth."""
+    """Whether two methods chose the same beams with the same scores (to 1e-4) at every depth."""
     for (parents, tokens, scores), (parents2, tokens2, scores2) in zip(one, other, strict=True):
         if parents != parents2 or tokens != tokens2 or not np.allclose(scores, scores2, atol=1e-4):
             return False

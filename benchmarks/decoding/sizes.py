@@ -1,4 +1,4 @@
-"""What each part runs: `full` gives the figures of docs/decoding.md, `toy` shows in seconds that every part works."""
+"""The sizes of each part: `full` for docs/explanation/decoding.md, `toy` to check in seconds that every part works."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ TOY: dict[str, dict[str, Any]] = {
 
 for _sizes, _fresh in ((FULL, True), (TOY, False)):
     for _part in _sizes.values():
-        _part["fresh"] = _fresh  # whether each row is measured in a process of its own
+        _part["fresh"] = _fresh  # whether each row is measured in a separate process
 
 SIZES = {"full": FULL, "toy": TOY}

@@ -1,4 +1,4 @@
-"""Measuring: repeated times, quantiles, and a fresh process for what must not see another's memory."""
+"""Measure repeated times and quantiles, and run functions in fresh processes with clean memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 
 def timed(action: Callable[[], Any], repeats: int, warm: int = 0) -> list[float]:
-    """Seconds of `repeats` calls, after `warm` calls that do not count. Garbage is collected before, not during, a call."""
+    """Seconds of `repeats` calls, after `warm` uncounted ones. Garbage is collected before a call, not during it."""
     out = []
     for number in range(warm + repeats):
         gc.collect()
         start = time.perf_counter()
         result = action()
         out.append(time.perf_counter() - start)
-        del result  # or the next call would have to find memory beside it
+        del result  # else the next call would have to allocate memory next to it
         if number < warm:
             out.pop()
     return out
@@ -37,7 +37,7 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 def call(function: Callable, *arguments: Any, fresh: bool) -> Any:
-    """Call `function`; if `fresh`, in a new interpreter: memory is counted from nothing and given back at the end."""
+    """Call `function`; if `fresh`, in a new interpreter, so that memory is counted from zero and freed at the end."""
     if not fresh:
         return function(*arguments)
     context = multiprocessing.get_context("spawn")

@@ -1,11 +1,11 @@
-"""Part 1, the trie: build, bytes an identifier, load, for nested dictionaries with pickle, marisa-trie and ours.
+"""Part 1, the trie: build, bytes per identifier and load of nested dictionaries with pickle, marisa-trie and ours.
 
     python -m benchmarks.decoding --output FILE --parts trie
 
-Every row is measured in a process of its own, which builds, saves, drops and loads. `bytes` is what must be in memory to
-look something up: growth of the resident set for dictionaries, the mapped file for marisa-trie, the arrays for ours, the leaf
-map apart (the competitors have none). `load_s` of marisa-trie and ours is a memory map; `load_and_read_s` of ours also
-reads 640 identifiers, `load_verified_s` also hashes and checks the whole file, which a pickle does not.
+Every row is measured in a separate process, which builds, saves, drops and loads. `bytes` is what must be in memory for
+lookups: growth of the resident set for dictionaries, the mapped file for marisa-trie, the arrays for ours without the leaf
+map (the competitors have none). `load_s` of marisa-trie and ours is a memory map; `load_and_read_s` of ours also reads 640
+identifiers, and `load_verified_s` also hashes and checks the whole file, which a pickle does not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STRUCTURES = {kind.name: kind for kind in (Dictionaries, Marisa, LevelOrder)}
 
 
 def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each shape, number of identifiers and structure."""
+    """One row per shape, number of identifiers and structure."""
     rows = []
     for shape in sizes["shapes"]:
         for number in sizes["identifiers"]:
@@ -41,20 +41,20 @@ def run(sizes: dict[str, Any]) -> list[dict[str, Any]]:
             rows += [{**row, "same": same} for row in here]
             for row in here:
                 print(f"  {shape} {number:>10,} {row['structure']:<13} build {median(row['build_s']):8.3f} s  "
-                      f"{row['bytes'] / number:7.2f} bytes an identifier  load {1000 * median(row['load_s']):10.3f} ms",
+                      f"{row['bytes'] / number:7.2f} bytes per identifier  load {1000 * median(row['load_s']):10.3f} ms",
                       flush=True)  # fmt: skip
     return rows
 
 
 def measure(name: str, shape: str, number: int, sizes: dict[str, Any]) -> dict[str, Any]:
-    """One structure over one set; `answers` stands for what may follow many prefixes, after the load."""
+    """Measure one structure on one set; `answers` is a digest of the continuations of many prefixes, after loading."""
     kind = STRUCTURES[name]
     tokens_SL = identifier_set(shape, number)
     repeats = sizes["repeats"] if number < 5_000_000 or kind is LevelOrder else 1
     row: dict[str, Any] = {"shape": shape, "identifiers": number, "structure": name}
     before = psutil.Process().memory_info().rss
     built, seconds = kind.build(tokens_SL)
-    grown = psutil.Process().memory_info().rss - before  # of the first: memory that was freed grows nothing
+    grown = psutil.Process().memory_info().rss - before  # for the first only, since later builds reuse freed memory
     row["build_s"] = [seconds]
     while len(row["build_s"]) < repeats:
         built = None
@@ -77,7 +77,7 @@ def measure(name: str, shape: str, number: int, sizes: dict[str, Any]) -> dict[s
         loaded: list[Any] = []
         row["load_s"] = []
         for _ in range(repeats if kind is Dictionaries else sizes["load_repeats"]):
-            loaded.clear()  # before the clock starts; two at once may not fit
+            loaded.clear()  # before the clock starts, since two at once may not fit
             row["load_s"] += timed(lambda: loaded.append(kind.load(path)), 1)
         followers = [sorted(loaded[0].allowed(prefix)) for prefix in prefixes(tokens_SL, sizes["prefixes"])]
         loaded.clear()
@@ -90,7 +90,7 @@ def measure(name: str, shape: str, number: int, sizes: dict[str, Any]) -> dict[s
 
 
 def _read(loaded: LevelOrder) -> int:
-    """Read 640 identifiers spread over the whole trie: walks from the leaves to the root."""
+    """Read 640 identifiers spread over the whole trie by walking from the leaves to the root."""
     import torch
 
     tree = loaded.tree

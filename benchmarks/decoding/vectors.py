@@ -1,7 +1,7 @@
-"""Vectors for the dense side: unit length, with structure that an approximate index can use, and queries near some of them.
+"""Vectors for the dense side: unit length, with structure that an approximate index can exploit, and queries near some.
 
-Independent random vectors have no neighbours to find, and an index would look bad; these lie near a subspace of few
-dimensions, as embeddings of photos do. They are made in blocks, each from its own seed, and never held twice.
+Independent random vectors have no close neighbours, which would put an index at a disadvantage; these lie near a subspace of
+few dimensions, as embeddings of photos do. They are generated in blocks, each with its own seed, and never stored twice.
 """
 
 from __future__ import annotations

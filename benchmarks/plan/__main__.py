@@ -1,4 +1,4 @@
-"""Run the cases, write one JSON file and print a table; the exit code says that they ran, not how well they agree."""
+"""Run the cases, write one JSON file and print a table; the exit code only says whether they ran, not how well they agree."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def told(flamingo: dict, keys: dict, shape: dict) -> dict[str, Any]:
 
 
 def measured(flamingo: dict, keys: dict, shape: dict) -> dict[str, Any]:
-    # Blocks of 64 KiB and more are given back when they are freed, so that resident memory is what lives.
+    # Blocks of 64 KiB and more are returned to the system when freed, so that resident memory equals live memory.
     environment = {
         **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
@@ -71,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    print(f"{'case':46} {'parameters':>11} {'told':>8} {'measured':>8} {'off':>7}   MB")
+    print(f"{'case':46} {'parameters':>11} {'planned':>8} {'measured':>8} {'off':>7}   MB")
     for name in options.cases:
         row = {"case": name, **told(*CASES[name]), "measured": measured(*CASES[name])["peak"]}
         row["off"] = row["told"] / row["measured"] - 1

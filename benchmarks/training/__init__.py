@@ -1,8 +1,8 @@
-"""The retrieve step of training against the naive step, on one model and the same work; on a GPU, the 3B shapes too.
+"""The retrieve step of training compared with the naive step, with the same model and work; on a GPU, also the 3B shapes.
 
     python -m benchmarks.training --configfile config.yaml --output docs/results/training_benchmark.json
 
-Draws the built-in data, makes tower, model and identifiers of the configuration with random weights, and runs both steps over the
-same samples: one untimed round that compares loss and gradients and counts the peak of live bytes, then timed rounds,
-the two ways in turn. Writes JSON and prints a table; takes a minute or two on one core.
+Draws the built-in data, builds tower, model and identifiers of the configuration with random weights, and runs both steps on
+the same samples: one untimed round that compares loss and gradients and tracks the peak of live bytes, then timed rounds,
+alternating between the two. Writes JSON and prints a table; takes a minute or two on one core.
 """

@@ -30,7 +30,7 @@ def show(found: dict[str, Any]) -> None:
         print(f"{name:8} {times} {work} {row['loss']:10.6f}")
     off = found["gradients"]
     print(
-        f"{found['speedup']:.2f} times as fast by the clock, {found['processor_seconds_ratio']:.2f} in processor time; "
+        f"{found['speedup']:.2f} times as fast in wall time, {found['processor_seconds_ratio']:.2f} in CPU time; "
         f"{found['operations_ratio']:.2f} times fewer operations, {found['memory_ratio']:.2f} times less memory; gradients of "
         f"{off['parameters']} parameters differ by {off['largest_relative_difference']:.1e} at most"
     )

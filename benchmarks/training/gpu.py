@@ -1,7 +1,7 @@
 """On a GPU: training steps of the 3B shapes with random weights, by ZeRO stage: time, peak memory, utilisation.
 
-Model FLOPs utilisation is model operations (grace.plan.flops: forward and twice that, nothing that is computed again) a second
-over the stated peak of the GPU. The peak memory stands beside what `grace plan` tells.
+Model FLOPs utilisation is model operations per second (grace.plan.flops: three times the forward pass, without recomputation)
+divided by the stated peak of the GPU. The peak memory is compared with the prediction of `grace plan`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def utilisation(forward: dict[str, int], seconds: float, peak_tflops: float) -> 
 
 
 def run(peak_tflops: float) -> dict[str, Any]:
-    """Every stage in a process of its own, so that the peak memory is that stage's alone."""
+    """Run every stage in a separate process, so that the peak memory is that stage's alone."""
     rows = []
     for stage in STAGES:
         command = [sys.executable, "-m", "benchmarks.training.gpu", str(stage), str(peak_tflops)]
@@ -57,8 +57,8 @@ def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> 
     from grace.model.batches import share_images
     from grace.model.flamingo import build
     from grace.training.deepspeed_engine import make_engine
-    from grace.training.engine import Learner, choose_trainable
-    from grace.training.memory import checkpoint_activations
+    from grace.training.learner import Learner, choose_trainable
+    from grace.training.model_in_training import ModelInTraining
 
     config = load(CONFIG)
     training = Training(**{**config.train.for_scheme("structured").model_dump(), "zero_stage": stage})
@@ -73,7 +73,6 @@ def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> 
         model = build(config.flamingo, Words(vocabulary), 1024, pretrained=False, language_model_config=model_config)
     model.bfloat16()
     choose_trainable(model, training)
-    checkpoint_activations(model)
     engine = make_engine(Learner(model, "generate", training.loss_chunk), training, shape.samples)
     engine.train()
     with torch.device("cuda"):
@@ -81,14 +80,15 @@ def one_stage(stage: int, peak_tflops: float, steps: int = 8, warm: int = 3) -> 
     dealt = share_images(dealt) if training.share_images else dealt
     torch.cuda.reset_peak_memory_stats()
     times = []
-    for _ in range(warm + steps):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        loss, _ = engine(dealt)
-        engine.backward(loss)
-        engine.step()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
+    with ModelInTraining(model, training).recomputed():
+        for _ in range(warm + steps):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            loss, _ = engine(dealt)
+            engine.backward(loss)
+            engine.step()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
     seconds = sorted(times[warm:])[steps // 2]
     return {
         "seconds_per_step": seconds,
@@ -105,7 +105,7 @@ def show(found: dict[str, Any]) -> None:
         if "error" in row:
             print(f"ZeRO {row['zero_stage']}: {row['error']}")
             continue
-        sizes = f"{row['peak_bytes'] / 2**30:.1f} GiB (told {row['told_bytes'] / 2**30:.1f})"
+        sizes = f"{row['peak_bytes'] / 2**30:.1f} GiB (predicted {row['told_bytes'] / 2**30:.1f})"
         print(
             f"ZeRO {row['zero_stage']}: {row['samples_per_second']:.1f} samples/s, MFU {row['utilisation']:.1%}, {sizes}"
         )

@@ -1,8 +1,8 @@
-"""The naive retrieve step, as published GRACE trains: the oracle of our step, and what it is compared with.
+"""The naive retrieve step, as in the published GRACE: the oracle and the baseline for our step.
 
-Every sample has an image file of its own, which is read, decoded and sent through the frozen tower and the perceiver in every
-step, although it is always the pad image; sequences are batched in the order in which they are drawn; the vocabulary head is
-applied at every position, prompt and padding included, and the label mask is built by a loop over tokens.
+Every sample has its own image file, which is read, decoded and sent through the frozen tower and the perceiver in every step,
+although it is always the pad image; sequences are batched in the order drawn; the vocabulary head is applied at every
+position, including prompt and padding, and the label mask is built by a loop over tokens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from grace.model.batches import IGNORE, Samples
 def naive_loss(
     model: Any, tower: Any, images: Sequence[Path], samples: Samples, rows: np.ndarray, pad_id: int
 ) -> tuple[Tensor, int]:
-    """The summed loss of the samples `rows` in nats and the number of supervised tokens; `images`: a file a sample.
+    """The summed loss of the samples `rows` in nats and the number of supervised tokens; `images`: one file per sample.
 
-    Visual tokens are rounded to fp16 as the stage `encode` stores them, so that both steps compute the same function.
+    Visual tokens are rounded to fp16 as in the stage `encode`, so that both steps compute the same function.
     """
     _, tokens = tower.encode_images([read_image(file) for file in images])
     media = model.resample(tokens.clone().half().float())

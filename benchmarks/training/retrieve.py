@@ -1,4 +1,4 @@
-"""Our retrieve step and the naive step over the same samples: loss, gradients, samples a second, peak of live bytes."""
+"""Our retrieve step and the naive step on the same samples: loss, gradients, samples per second, peak of live bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Step = Callable[[np.ndarray], tuple[Tensor, Tensor | int]]
 
 
 def steps_of(work: Work, chunk: int = 0) -> dict[str, Step]:
-    """Both ways to the summed loss of some samples, by name."""
+    """Both ways to compute the summed loss of some samples, by name."""
     samples = work.pool.samples
 
     def ours(rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def steps_of(work: Work, chunk: int = 0) -> dict[str, Step]:
 
 
 def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]:
-    """Both ways over the samples `dealt`, one array a step: ours in the sampler's order, the naive one in random order."""
+    """Run both on the samples `dealt`, one array per step: ours in the sampler's order, the naive one in random order."""
     shuffled = np.random.default_rng(0).permutation(np.concatenate(dealt)).reshape(len(dealt), -1)
     orders = {"ours": dealt, "naive": list(shuffled)}
     ways = steps_of(work)
@@ -45,7 +45,7 @@ def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]
     times: dict[str, list[float]] = {name: [] for name in ways}
     processor: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
-        for name, step in ways.items():  # in turn: whatever else the machine does hits both
+        for name, step in ways.items():  # alternating, so that other load on the machine affects both
             started, worked = time.perf_counter(), time.process_time()
             for rows in orders[name]:
                 work.model.zero_grad(set_to_none=True)
@@ -67,7 +67,7 @@ def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]
         }
     out["speedup"] = out["naive"]["seconds_per_step"] / out["ours"]["seconds_per_step"]
     out["speedup_of_rounds"] = [a / b for a, b in zip(times["naive"], times["ours"], strict=True)]
-    for what in ("processor_seconds", "operations"):  # these say the same on a busy machine
+    for what in ("processor_seconds", "operations"):  # these do not depend on other load
         out[f"{what}_ratio"] = out["naive"][f"{what}_per_step"] / out["ours"][f"{what}_per_step"]
     out["memory_ratio"] = out["naive"]["peak_live_bytes"] / out["ours"]["peak_live_bytes"]
     out["gradients"] = difference(seen["ours"]["gradients"], seen["naive"]["gradients"])
@@ -75,7 +75,7 @@ def compare(work: Work, dealt: list[np.ndarray], repeats: int) -> dict[str, Any]
 
 
 def _whole_window(model: Any, step: Step, order: list[np.ndarray]) -> dict[str, Any]:
-    """Loss and gradients summed over all steps, the largest peak of live bytes beside the weights, and the operations."""
+    """Loss and gradients summed over all steps, the peak of live bytes besides the weights, and the operations."""
     model.zero_grad(set_to_none=True)
     loss, terms, peak, operations = 0.0, 0, 0, 0
     for rows in order:
@@ -89,7 +89,11 @@ def _whole_window(model: Any, step: Step, order: list[np.ndarray]) -> dict[str, 
     gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     for rows in order:
         model.zero_grad(set_to_none=True)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # attention as products, counted
+        # attention as matrix products, so that they are counted
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             step(rows)[0].backward()
         operations += counter.get_total_flops()
     return {"loss": loss / terms, "terms": terms, "peak": peak, "operations": operations, "gradients": gradients}

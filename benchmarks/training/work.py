@@ -1,7 +1,7 @@
-"""What both steps work on: the data, the model and the retrieve samples of one configuration, with random weights.
+"""The input of both steps: the data, the model and the retrieve samples of one configuration, with random weights.
 
-Makes the stages dataset, tokenizer, encode and identifiers in a temporary folder. Speed does not depend on what weights have
-learned, so the tower is not trained.
+Runs the stages dataset, tokenizer, encode and identifiers in a temporary folder. Speed does not depend on the values of the
+weights, so the tower is not trained.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from grace.towers.scratch import word_tokenizer
 from grace.training.pools import Pool, scheme_pools
 from grace.workflow.config import Config
 
-SCHEME = "structured"  # its identifiers are generated: the vocabulary head counts
+SCHEME = "structured"  # its identifiers are generated, so the vocabulary head matters
 
 
 @dataclass(frozen=True)
 class Work:
     model: GraceFlamingo
-    tower: Any  # as `grace.towers.open_tower` gives it
-    pad_image: Path  # the pad image as the stage `encode` makes it, in a file
-    pool: Pool  # retrieve samples, and how many a step takes
+    tower: Any  # as returned by `grace.towers.open_tower`
+    pad_image: Path  # the pad image of the stage `encode`, as a file
+    pool: Pool  # retrieve samples, and their number per step
     embeddings: Embeddings
     pad_id: int
 
 
 def make(config: Config, folder: Path, images: int = 300) -> Work:
-    """The work of the retrieve step of `config`, of data with `images` train and as many test images."""
+    """The work of the retrieve step of `config`, for data with `images` train and as many test images."""
     scenes = config.dataset.scenes.model_copy(update={"train_images": images, "val_images": 10, "test_images": images})
     source("scenes")(output=folder / "dataset", settings=scenes, name="scenes")
     tables = load_dataset(folder / "dataset")
@@ -73,7 +73,7 @@ def make(config: Config, folder: Path, images: int = 300) -> Work:
 
 
 def _random_tower(config: Config, texts: list[str], folder: Path) -> None:
-    """A folder as the stage `tower` writes it, with random weights."""
+    """Write a tower folder like the stage `tower`, with random weights."""
     folder.mkdir()
     settings = config.tower.scratch
     words = word_tokenizer(texts)

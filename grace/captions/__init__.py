@@ -1,1 +1,1 @@
-"""Captions of images: the captioner, its decoding, pseudo-queries, and captions for a folder of photos."""
+"""Write captions of images: decoding, pseudo-queries, and captions for a folder of photos."""

@@ -1,4 +1,4 @@
-"""Writing captions: seeded sampling and beam search without a trie, for the pseudo-queries.
+"""Write captions: seeded sampling and unconstrained beam search, for the pseudo-queries.
 
 Legend: B images, K beams, V vocabulary.
 """
@@ -20,7 +20,7 @@ Written = list[tuple[int, str, float]]  # (place in the batch, text, log-probabi
 def sample_captions(
     model, prompts: Prompts, media_B1NC: Tensor, temperature: float, max_tokens: int, generator: torch.Generator
 ) -> Written:
-    """One caption an image, sampled; one that has not ended after `max_tokens` tokens is left out."""
+    """Sample one caption per image; a caption that has not ended after `max_tokens` tokens is dropped."""
     batch, device = len(media_B1NC), media_B1NC.device
     cache = DynamicCache()
     ids = torch.tensor([prompts.caption()] * batch, device=device)
@@ -50,14 +50,14 @@ def beam_captions(model, prompts: Prompts, media_B1NC: Tensor, beams: int, max_t
     cache = DynamicCache()
     ids = torch.tensor([prompts.caption()] * (batch * beams), device=device)
     scores = torch.full((batch, beams), MINUS, device=device)
-    scores[:, 0] = 0.0  # the beams start alike
+    scores[:, 0] = 0.0  # all beams start identical, so only one may count
     ended = torch.zeros(batch, beams, dtype=torch.bool, device=device)
     tokens = torch.empty(batch, beams, 0, dtype=torch.long, device=device)
     for _ in range(max_tokens):
         hidden, cache = model.hidden_states(ids, media, past_key_values=cache)
         step = _allowed(model.head(hidden[:, -1]).float(), prompts).log_softmax(-1).view(batch, beams, -1)
         step = step.masked_fill(ended[..., None], MINUS)
-        step[..., prompts.end] = step[..., prompts.end].masked_fill(ended, 0.0)  # an ended beam stays as it is
+        step[..., prompts.end] = step[..., prompts.end].masked_fill(ended, 0.0)  # a finished beam stays unchanged
         scores, chosen = (scores[..., None] + step).flatten(1).topk(beams, dim=1)
         parents, token = chosen // step.shape[2], chosen % step.shape[2]
         ended = ended.gather(1, parents) | (token == prompts.end)
@@ -71,7 +71,7 @@ def beam_captions(model, prompts: Prompts, media_B1NC: Tensor, beams: int, max_t
 
 
 def _allowed(logits: Tensor, prompts: Prompts) -> Tensor:
-    """A caption holds no special token but the end token that closes it."""
+    """Mask all special tokens but the end token, since a caption contains no other."""
     special = [token for token in prompts.tokenizer.all_special_ids if token != prompts.end]
     logits[:, special] = MINUS
     return logits

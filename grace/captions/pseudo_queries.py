@@ -1,13 +1,13 @@
-"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner, borrowed, or given in a file.
+"""The stage `pseudo_queries`: captions of the gallery images, written by the captioner, borrowed, or read from a file.
 
-Reads the dataset and embeddings folders and the captioner's or the tower's, or a Parquet, CSV or JSONL table with image_id and
-text; writes `pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold captions
-of gallery images are never read here. Where trainings are validated (`--val`), val images have pseudo-queries as well.
+Reads the dataset and embeddings folders and the captioner or the tower, or a Parquet, CSV, TSV or JSONL table with image_id
+and text. Writes `pseudo_queries.parquet` (image_id, text, score = log-probability in nats) and `pseudo_queries.json`. Gold
+captions of gallery images are never read here. With validation (`--val`), val images get pseudo-queries as well.
 
-`nearest` borrows captions of the train split: of a gallery image those that the tower would retrieve it for. As captioning by
-nearest neighbours (Devlin et al., arXiv 1505.04467) it needs no captioner; as training data it hands the tower's judgement
-of which gallery images fit a caption on to the model (distillation by pseudo-labels), with as many captions of every image, so
-that an image which the tower finds for everything or for nothing counts no more than others.
+`nearest` borrows captions from the train split: for each gallery image, those for which the tower would retrieve it. Like
+captioning by nearest neighbours (Devlin et al., arXiv 1505.04467) it needs no captioner. As training data it passes on the
+tower's judgement of which gallery images fit a caption (distillation by pseudo-labels), with equally many captions per
+image, so that an image which the tower retrieves for everything or for nothing has the same weight as any other.
 
     python -m grace pseudo_queries --dataset ... --embeddings ... --captioner ... --output results/scenes/pseudo_queries
 """
@@ -30,7 +30,7 @@ from grace.system.files import check_output_folder, need, read_table, replacing_
 from grace.workflow.config import PseudoQueries
 
 TEXTS_AT_ONCE = 1024
-ROUNDS = 20  # times that an image whose samples repeat or do not end is asked again
+ROUNDS = 20  # attempts for an image whose samples repeat or do not end
 
 
 @stage("pseudo_queries")
@@ -38,7 +38,7 @@ def pseudo_queries(
     *, dataset: Path, embeddings: Path | None, captioner: Path | None, tower: Path | None = None, output: Path,
     settings: PseudoQueries, val: bool = False,
 ) -> None:  # fmt: skip
-    """Write `settings.per_image` different pseudo-queries of every gallery image, with `val` of every val image too."""
+    """Write `settings.per_image` different pseudo-queries for every gallery image and, with `val`, every val image."""
     check_output_folder(output, "pseudo_queries")
     tables = load_dataset(dataset)
     images = pd.concat([tables.gallery, tables.images_of("val")]) if val else tables.gallery
@@ -46,10 +46,10 @@ def pseudo_queries(
         table = from_file(Path(settings.file), images)
     elif settings.source == "nearest":
         if tower is None or embeddings is None:
-            raise GraceError("pseudo_queries.source is nearest: name the folders with --tower and --embeddings")
+            raise GraceError("pseudo_queries.source is nearest: pass --tower and --embeddings")
         table = from_train_captions(tables, images, embeddings, tower, settings.per_image)
     elif captioner is None or embeddings is None:
-        raise GraceError("pseudo_queries.source is captioner: name the folders with --captioner and --embeddings")
+        raise GraceError("pseudo_queries.source is captioner: pass --captioner and --embeddings")
     else:
         table = from_captioner(images, len(tables.images), embeddings, captioner, settings)
     per_image = table.groupby("image_id").size().reindex(images["image_id"], fill_value=0)
@@ -66,7 +66,7 @@ def pseudo_queries(
 
 
 def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
-    """A given table of pseudo-queries, checked: every one of `images` has one at least, no other image has any."""
+    """Read and check a user's pseudo-queries: at least one for each of `images`, none for any other image."""
     need(path, "table of pseudo-queries")
     if path.suffix == ".parquet":
         table = read_table(path, "table of pseudo-queries", ["image_id", "text"])
@@ -75,26 +75,26 @@ def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
     else:
         rows = []
         for where, row in rows_of(path, "table of pseudo-queries", {"image_id": "", "text": ""}, optional=("score",)):
-            if type(row["image_id"]) is int:  # as JSON may have it
+            if type(row["image_id"]) is int:  # possible in JSON
                 row["image_id"] = str(row["image_id"])
-            if row["text"] != row["text"]:  # NaN: what pandas writes for none
+            if row["text"] != row["text"]:  # NaN: pandas writes it for None
                 row["text"] = None
             if not isinstance(row["image_id"], str) or not isinstance(row["text"], str | None):
-                raise GraceError(f"{where}: image_id and text must be texts")
+                raise GraceError(f"{where}: image_id and text must be strings")
             check_whole(row["text"] or "", where)
             rows.append(row)
         table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["image_id", "text"], dtype=object)
     lacking = {"image_id", "text"} - set(table.columns)
-    if not lacking:  # stripped as identifiers are: blanks at the ends make no other text
+    if not lacking:  # stripped like identifiers: outer spaces do not make a different text
         table["text"] = table["text"].map(lambda text: str(text).strip() or None, na_action="ignore")
     if lacking or table[["image_id", "text"]].isna().any().any():
         raise GraceError(f"table of pseudo-queries {path} must have image_id and text in every row")
     gallery, named = set(images["image_id"]), set(table["image_id"])
     if named - gallery:
-        raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is no gallery image")
+        raise GraceError(f"table of pseudo-queries {path} names {min(named - gallery)}, which is not a gallery image")
     if gallery - named:
         raise GraceError(
-            f"table of pseudo-queries {path} has none for {len(gallery - named)} images, such as {min(gallery - named)}"
+            f"table of pseudo-queries {path} has no row for {len(gallery - named)} images, such as {min(gallery - named)}"
         )
     if "score" not in table.columns:
         table["score"] = float("nan")
@@ -102,7 +102,7 @@ def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
         table["score"] = table["score"].replace("", None).astype(float)
     except (TypeError, ValueError) as error:
         raise GraceError(
-            f"table of pseudo-queries {path}: the column score holds something that is no number ({error})"
+            f"table of pseudo-queries {path}: the column score contains a value that is not a number ({error})"
         ) from None
     return table[["image_id", "text", "score"]].drop_duplicates(["image_id", "text"])
 
@@ -110,10 +110,10 @@ def from_file(path: Path, images: pd.DataFrame) -> pd.DataFrame:
 def from_train_captions(
     tables: DatasetTables, images: pd.DataFrame, embeddings: Path, tower: Path, per_image: int
 ) -> pd.DataFrame:
-    """Of every one of `images` the `per_image` different train captions that single it out, the best first.
+    """For each of `images`, the `per_image` different train captions that single it out, best first.
 
-    A caption's score for an image is the log-probability of the image among all of them, by the tower's cosines and its
-    learned temperature, nats.
+    A caption's score for an image is the log-probability (nats) of that image among all of them, from the tower's cosines
+    and its learned temperature.
     """
     from grace.towers import open_tower
     from grace.towers.text_side import embeddings_of, encode_captions
@@ -127,7 +127,8 @@ def from_train_captions(
     captions_MD = torch.from_numpy(encode_captions(texts, model.encode_text, TEXTS_AT_ONCE))
     images_ND = torch.from_numpy(embeddings_of(images, tables, embeddings))
     scores, rows = torch.empty(0, len(images_ND)), torch.empty(0, len(images_ND), dtype=torch.long)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):  # of millions of captions the whole matrix fits no memory
+    # in blocks: for millions of captions the full matrix does not fit in memory
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
         here_MN = (captions_MD[start : start + TEXTS_AT_ONCE] @ images_ND.T / model.temperature).log_softmax(1)
         best, chosen = here_MN.topk(min(per_image, len(here_MN)), dim=0)
         scores, order = torch.cat([scores, best]).topk(min(per_image, len(scores) + len(best)), dim=0)
@@ -146,8 +147,10 @@ def from_train_captions(
 def from_captioner(
     wanted: pd.DataFrame, rows: int, embeddings: Path, captioner: Path, settings: PseudoQueries
 ) -> pd.DataFrame:
-    """Sample, or search by beam, `per_image` different texts for every image of `wanted`, whose index is the row of the `rows`
-    embeddings."""
+    """`per_image` different texts for every image of `wanted`, by sampling or beam search.
+
+    The index of `wanted` gives the images' rows in the embeddings, of which there are `rows`.
+    """
     from grace.captions.decoding import beam_captions, sample_captions
     from grace.model.checkpoints import load_model
     from grace.model.prompts import Prompts
@@ -156,7 +159,7 @@ def from_captioner(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, words, config = load_model(captioner, device)
     if config["scheme"] != "caption":
-        raise GraceError(f"model {captioner} is of the scheme {config['scheme']}, not a captioner")
+        raise GraceError(f"model {captioner} was trained for the scheme {config['scheme']}; it is not a captioner")
     vectors = load_embeddings(embeddings, rows)
     prompts = Prompts(words)
     images = wanted["image_id"].tolist()
@@ -184,7 +187,8 @@ def from_captioner(
     empty = [image for image in images if not found[image]]
     if empty:
         raise GraceError(
-            f"the captioner finishes no caption of {len(empty)} images, such as {empty[0]}: train it longer, or raise max_tokens"
+            f"the captioner completed no caption for {len(empty)} images, such as {empty[0]}: train it longer, or raise "
+            "max_tokens"
         )
     rows = [(image, text, score) for image in images for text, score in found[image].items()]
     return pd.DataFrame(rows, columns=["image_id", "text", "score"])

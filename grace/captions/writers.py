@@ -1,11 +1,11 @@
 """Captions for images that have none, written by a model.
 
 Reads the images and either the results folder of another data set of this project (its `tower/` and `captioner/`), or a
-captioning model of transformers by hub name or local folder (BLIP, GIT, ViT-GPT2: models that need no prompt; weights in
-safetensors, no code of the hub is run). Returns texts; part of `python -m grace dataset folder --captioner ...`.
+captioning model for transformers by hub name or local folder (BLIP, GIT, ViT-GPT2: models without a prompt; weights in
+safetensors, no code from the hub is run). Returns texts; part of `python -m grace dataset folder --captioner ...`.
 
-What a model writes is no ground truth: test captions of its making measure whether the system finds what this model says of
-an image. The data set and the report say so.
+A model's captions are not ground truth: with such test captions, the scores measure whether the system finds an image by
+what this model says about it. The data set and the report say so.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ BATCH = 32
 MAX_TOKENS = 60
 TEMPERATURE = 0.7
 ROUNDS = 10
-"""Times that a sampling captioner is asked for captions that differ and end."""
+"""Attempts to sample captions that differ and end."""
 
 
 def write_captions(folder: Path, files: list[str], settings: Folder) -> dict[str, list[str]]:
-    """Up to `captions_per_image` different captions of every file in `folder`; files of which none came are left out."""
+    """Up to `captions_per_image` different captions for each file in `folder`; files that got none are absent."""
     own = Path(settings.captioner)
     write = _project_captioner(own, settings) if (own / "captioner").is_dir() else _hub_captioner(settings)
     found: dict[str, list[str]] = {}
@@ -43,7 +43,7 @@ def write_captions(folder: Path, files: list[str], settings: Folder) -> dict[str
 
 
 def _batches(folder: Path, files: list[str]) -> Iterator[tuple[list[str], Iterator[Image.Image]]]:
-    """Names and, when they are asked for, the decoded images."""
+    """Yield batches of names and, decoded lazily, their images."""
     for start in range(0, len(files), BATCH):
         names = files[start : start + BATCH]
         yield names, read_ahead([folder / name for name in names])
@@ -63,11 +63,13 @@ def _project_captioner(results: Path, settings: Folder) -> Any:
     tower = open_tower(results / "tower")
     model, words, config = load_model(results / "captioner", device)
     if config["scheme"] != "caption":
-        raise GraceError(f"model {results / 'captioner'} is of the scheme {config['scheme']}, not a captioner")
+        raise GraceError(
+            f"model {results / 'captioner'} was trained for the scheme {config['scheme']}; it is not a captioner"
+        )
     prompts, generator = Prompts(words), torch.Generator(device).manual_seed(settings.seed)
 
     def write(images: list[Image.Image]) -> list[list[str]]:
-        # half precision as in the arrays that the captioner was trained on
+        # half precision, like the arrays that the captioner was trained on
         tokens = as_stored(*tower.encode_images(images), ["a photo"] * len(images))[1]
         tokens = torch.from_numpy(tokens).float().to(device)
         texts: list[list[str]] = [[] for _ in images]
@@ -86,7 +88,7 @@ def _project_captioner(results: Path, settings: Folder) -> Any:
 
 
 def _hub_captioner(settings: Folder) -> Any:
-    """A function from images to captions: a model of transformers, searched by beam."""
+    """A function from images to captions: a transformers model with beam search."""
     from grace.system.torchvision_shim import import_torchvision
 
     import_torchvision()
@@ -101,7 +103,7 @@ def _hub_captioner(settings: Folder) -> Any:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GraceError(
             f"captioner {name!r} is neither a results folder with tower/ and captioner/ nor a captioning model that "
-            f"transformers can load ({said}); give another, or captions"
+            f"transformers can load ({said}); choose another, or provide captions"
         ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()

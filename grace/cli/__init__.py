@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from grace.records.secrets import mask_output
 from grace.system.cancelled import refuse_if_cancelled
 from grace.system.ending import end_on_request, end_with_workflow
 from grace.system.errors import GraceError, Interrupted
+from grace.system.version import version_line
 from grace.workflow.gpus import take_gpus
 
 app = typer.Typer(
@@ -27,6 +28,25 @@ app = typer.Typer(
 )
 for room in (data, models, results, search, plan, configuration, records, ended):
     app.add_typer(room.app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def _before_every_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and the commit, if any."
+        ),
+    ] = False,
+) -> None:
+    """The options of `grace` itself."""
+
 
 # typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
 CommandLineError: Any = typer.BadParameter.__mro__[2]

@@ -1,7 +1,7 @@
-"""Files of one content: the same photograph under two names.
+"""Identical files: the same photograph under two names.
 
-Part of `python -m grace dataset`. A folder of one's own keeps the first of them (`grace.data.folder`); a published data set
-keeps all, because its split is what others measured on, and says how many there are.
+Part of `python -m grace dataset`. A user's folder keeps the first copy (`grace.data.folder`). A published data set keeps
+every copy, because others have reported results on that split; the duplicates are only counted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ SHOWN = 20
 
 
 def first_of(digests: pd.Series) -> pd.Series:
-    """For every digest, the place (0..n-1) of the first equal one."""
+    """For every digest, the position (0..n-1) of its first occurrence."""
     places = pd.Series(range(len(digests)), index=digests.index)
     return places.groupby(digests.to_numpy()).transform("min")
 
 
 def duplicate_summary(image_ids: pd.Series, splits: pd.Series, digests: pd.Series) -> dict[str, Any]:
-    """How many images have the bytes of an earlier one, how many of these in another split, and the first pairs."""
+    """Count the images whose bytes equal an earlier one's, and those in a different split; list the first pairs."""
     first = first_of(digests).to_numpy()
     later = (first != range(len(first))).nonzero()[0]
     ids, split = image_ids.to_numpy(), splits.to_numpy()

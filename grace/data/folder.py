@@ -1,14 +1,14 @@
 """Data set `folder`: any folder of images, with captions from a table, from text files, or written by a model.
 
-Reads the images (in folders below too) and captions (`grace.data.folder_captions`, `grace.captions.writers`); writes the
-tables of `grace.data.tables`, which point to the images where they are, and `skipped.parquet`. Command:
+Reads the images (subfolders included) and captions (`grace.data.folder_captions`, `grace.captions.writers`). Writes the
+tables of `grace.data.tables`, which refer to the images in place, and `skipped.parquet`. Command:
 
     python -m grace dataset folder --images photos --captions captions.csv --output DIR
 
-Rules: an image is a file whose name ends as one (`ENDINGS`) and does not start with a dot; image id = its path in the
-folder, white space and `%` written as in an address. What cannot be decoded (`grace.data.images`) or has no caption is left
-out, up to `max_skipped` of all, and so is a caption's image that is not there. Of files with the same bytes the first by name
-stays, with the captions of all. The split is drawn by the seed from the sorted names.
+Rules: an image is a file with a known extension (`ENDINGS`) whose name does not start with a dot; its id is its path in
+the folder, with whitespace and `%` percent-encoded. Images that cannot be decoded (`grace.data.images`) or have no caption
+are skipped, up to a share of `max_skipped`, as are captions whose image is missing. Of identical files the first by name is
+kept, with the captions of all copies. The split is a seeded shuffle of the sorted names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, need, replacing_folder
 from grace.workflow.config import Folder
 
-LICENSE = "yours, or that of whoever took the photographs"
+LICENSE = "held by you, or by the photographers"
 WriteCaptions = Callable[[Path, list[str], Folder], dict[str, list[str]]]
 SPLIT_NAMES = ("test", "val", "train")
 
@@ -46,25 +46,26 @@ def _table_of_captions(given: dict[str, Any]) -> dict[str, Path]:
 
 @stage("dataset", reads=_table_of_captions)
 def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCaptions | None = None) -> None:
-    """Write the data set `name` from the folder of images that the settings name.
+    """Write the data set `name` from the folder of images given in the settings.
 
-    `write_captions` is asked for captions of images without any, if the settings name a captioner: given the folder, names of
-    files and the settings, it returns {file: captions} (`grace.captions.writers.write_captions`).
+    If the settings name a captioner, `write_captions` captions the images that have none: given the folder, the file names
+    and the settings, it returns {file: captions} (`grace.captions.writers.write_captions`).
 
-    Raises a `GraceError` for a folder without images, for captions that cannot be read, where captions are missing and
-    nobody is named to write them, and where more than `max_skipped` of the images cannot be used; `output` then stays as
-    it was.
+    Raises a `GraceError` if the folder has no images, if captions cannot be read, if captions are missing and no captioner
+    is set, or if more than `max_skipped` of the images are unusable; `output` is then left untouched.
     """
     if not settings.images:
-        raise GraceError("dataset.folder.images is empty; name the folder of images")
+        raise GraceError("dataset.folder.images is empty; set it to your folder of images")
     place = need(settings.images, "folder of images").resolve()
     if not place.is_dir():
         raise GraceError(f"folder of images {place} is not a folder")
     if place.is_relative_to(check_output_folder(output, "dataset")):
-        raise GraceError(f"output {output} holds the images {place} and would replace them; give another output")
+        raise GraceError(f"output {output} contains the images {place} and would overwrite them; choose another output")
     files = image_files(place, Path(output).resolve())
     if not files:
-        raise GraceError(f"folder of images {place} holds no image; their names end in {', '.join(ENDINGS[:12])}")
+        raise GraceError(
+            f"folder of images {place} contains no images; file names must end in {', '.join(ENDINGS[:12])}"
+        )
     captions, strange = read_captions(settings, place, files)
     verdicts = check_images(place, files)
     rows = [
@@ -72,7 +73,7 @@ def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCa
     ]
     read = {PurePosixPath(v.file).with_suffix("") for v in verdicts if not v.reason}
     rows = [
-        (image, file, "another copy", f"{detail}; a readable photo of the same name is there")
+        (image, file, "another copy", f"{detail}; a readable photo of the same name is in the folder")
         if reason == "not supported" and PurePosixPath(file).with_suffix("") in read and file not in captions
         else (image, file, reason, detail)
         for image, file, reason, detail in rows
@@ -85,7 +86,7 @@ def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCa
     if silent and settings.captioner:
         if write_captions is None:
             raise GraceError(
-                f"dataset.folder.captioner is {settings.captioner!r}, but no function that writes captions is given"
+                f"dataset.folder.captioner is {settings.captioner!r}, but no function to write captions was passed"
             )
         merged.update(write_captions(place, silent, settings))
         model = settings.captioner
@@ -93,7 +94,7 @@ def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCa
         raise GraceError(_no_captions(settings, place))
     rows += [(_id(file), file, "no caption", "has no caption") for file in usable if file not in merged]
     skipped = skipped_table(rows)
-    hint = "mend them, or take them and their captions out" if merged else _no_captions(settings, place)
+    hint = "fix them, or remove them and their captions" if merged else _no_captions(settings, place)
     check_bound(
         skipped, len(files) + len(strange), settings.max_skipped, "dataset.folder.max_skipped", str(place), hint
     )
@@ -117,7 +118,7 @@ def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCa
 def _merged(
     verdicts: list[Verdict], captions: dict[str, list[str]]
 ) -> tuple[list[str], dict[str, list[str]], list[tuple[str, str, str, str]]]:
-    """Usable files, the first of each content; their captions with those of the others; rows on the others."""
+    """Usable files without their duplicates; captions merged from all copies; rows describing the duplicates."""
     good = [verdict for verdict in verdicts if not verdict.reason]
     first = first_of(pd.Series([verdict.digest for verdict in good], dtype=object)).tolist() if good else []
     usable, merged, repeated = [], {}, []
@@ -126,7 +127,7 @@ def _merged(
         if place == number:
             usable.append(verdict.file)
         else:
-            detail = f"has the bytes of {kept}, which stays with the captions of both"
+            detail = f"is identical to {kept}, which is kept with the captions of both"
             repeated.append((_id(verdict.file), verdict.file, "duplicate", detail))
         if verdict.file in captions:
             merged[kept] = list(dict.fromkeys([*merged.get(kept, []), *captions[verdict.file]]))
@@ -136,13 +137,13 @@ def _merged(
 def _tables(
     files: list[str], captions: dict[str, list[str]], settings: Folder, place: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of images and captions, split by the seed: at least one image each to train on and to search."""
+    """The tables of images and captions, with a seeded split: at least one training and one test image."""
     shares = {"test": settings.test_share, "val": settings.val_share}
     counts = {split: round(share * len(files)) for split, share in shares.items()}
     counts["test"] = max(1, counts["test"])
     train = len(files) - sum(counts.values())
     if train < 1:
-        raise GraceError(f"folder of images {place}: {len(files)} images can be used, too few to train and to search")
+        raise GraceError(f"folder of images {place}: {len(files)} usable images are too few to train on and to search")
     splits = np.repeat(np.array(SPLIT_NAMES, dtype=object), [counts["test"], counts["val"], train])
     splits = splits[np.random.default_rng(settings.seed).permutation(len(files))]
     images = pd.DataFrame(
@@ -158,25 +159,25 @@ def _tables(
 
 
 def _id(file: str) -> str:
-    """The path without white space, which runs and qrels cannot hold; still one to one."""
+    """The path with whitespace escaped, since runs and qrels cannot contain it; distinct paths stay distinct."""
     return re.sub(r"[\s%\x1c-\x1f\x85]", lambda found: quote(found[0]), _unicode(file))
 
 
 def _unicode(file: str) -> str:
-    """A file name that is no UTF-8, with its strange bytes shown."""
+    """A file name with bytes that are not UTF-8 written as escapes."""
     return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _no_captions(settings: Folder, place: Path) -> str:
     if settings.captions == SIDECAR:
         return (
-            f"no photo in {place} has a text file beside it (cat.txt or cat.jpg.txt beside cat.jpg, a line a caption); write "
-            "them, or name a captioner in dataset.folder.captioner"
+            f"no photo in {place} has a text file beside it (cat.txt or cat.jpg.txt beside cat.jpg, one caption per line); "
+            "add them, or set dataset.folder.captioner"
         )
     if settings.captions:
-        return f"give captions in {settings.captions}, or name a captioner in dataset.folder.captioner"
+        return f"add captions to {settings.captions}, or set dataset.folder.captioner"
     return (
-        f"the images of {place} have no captions, and a model cannot learn to find them without: give a CSV, TSV or JSONL "
-        "file in dataset.folder.captions (columns file and caption), or text files beside the images (captions: sidecar), or "
-        "name a captioner in dataset.folder.captioner"
+        f"the images in {place} have no captions, which training needs: set dataset.folder.captions to a CSV, TSV or JSONL "
+        "file (columns file and caption), or to 'sidecar' for text files beside the images, or set "
+        "dataset.folder.captioner to have a model write them"
     )

@@ -1,8 +1,8 @@
 """Captions of a folder of images: from a CSV, TSV or JSONL table, or from text files beside the images.
 
-Reads the table (`grace.data.text_tables`: columns or keys as the settings name them; several rows an image are several captions; in
-JSONL a caption may be a list) or `photo.txt` / `photo.jpg.txt` beside `photo.jpg` (a line a caption). Part of
-`python -m grace dataset folder`.
+Reads the table (`grace.data.text_tables`; the settings name its columns or keys; several rows for one image are several
+captions; in JSONL a caption may be a list) or `photo.txt` / `photo.jpg.txt` beside `photo.jpg` (one caption per line). Part
+of `python -m grace dataset folder`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TABLE = "table of captions"
 
 
 def read_captions(settings: Folder, folder: Path, files: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Captions of `files` (paths in `folder`), and the names that the table has and the folder has not.
+    """Captions of `files` (paths in `folder`), and the names in the table that match no file in the folder.
 
-    The first is {file: its captions, in order, blank ones left out}; files without any are not in it. Anything that cannot
-    be read is a `GraceError` with the line number, and so is a table of which no name is that of a photo.
+    The first is {file: its captions in order, without blank ones}; files without captions are absent. Raises a
+    `GraceError` with the line number for a row that cannot be read, and for a table whose names match no photo at all.
     """
     if not settings.captions:
         return {}, []
@@ -37,8 +37,8 @@ def read_captions(settings: Folder, folder: Path, files: list[str]) -> tuple[dic
     meant = PhotoNames(folder, files).match(names, f"{TABLE} {table}")
     if names and not meant:
         raise GraceError(
-            f"{TABLE} {table}: none of its {len(names)} names is that of a photo in {folder}; the table has {names[0]!r}, the "
-            f"folder {files[0]!r}"
+            f"{TABLE} {table}: none of its {len(names)} names matches a photo in {folder}; for example, the table has "
+            f"{names[0]!r} and the folder has {files[0]!r}"
         )
     captions: dict[str, list[str]] = {}
     for name, caption in rows:
@@ -48,7 +48,7 @@ def read_captions(settings: Folder, folder: Path, files: list[str]) -> tuple[dic
 
 
 def _rows(path: Path, settings: Folder) -> list[tuple[str, str]]:
-    """(name of the image, caption) of every row, captions made harmless."""
+    """(name of the image, cleaned caption) of every row."""
     out = []
     keys = {
         settings.file_column: "dataset.folder.file_column",
@@ -61,7 +61,7 @@ def _rows(path: Path, settings: Folder) -> list[tuple[str, str]]:
         check_whole(name, where)
         for caption in captions if isinstance(captions, list) else [captions]:
             if not isinstance(caption, str):
-                raise GraceError(f"{where}: '{settings.caption_column}' must be a text, not {caption!r}")
+                raise GraceError(f"{where}: '{settings.caption_column}' must be a string, not {caption!r}")
             check_whole(caption, where)
             out.append((name, harmless(caption)))
     return out
@@ -70,7 +70,7 @@ def _rows(path: Path, settings: Folder) -> list[tuple[str, str]]:
 def _sidecar(folder: Path, file: str) -> list[str]:
     for path in (folder / f"{file}.txt", (folder / file).with_suffix(".txt")):
         if path.is_file():
-            # "\n" alone: str.splitlines would also cut at marks that stand inside a caption
+            # split at "\n" only: str.splitlines also splits at separators that may occur inside a caption
             lines = read_text(path, "file of captions").replace("\r\n", "\n").split("\n")
             return [line for line in map(harmless, lines) if line]
     return []

@@ -1,14 +1,13 @@
-"""Images: which can be used, and what their pixels are. One rule for every data set, here and nowhere else.
+"""Images: which files are usable, and how they become pixels. Every data set goes through this module.
 
-Pixels: EXIF orientation is applied; everything becomes RGB; transparency is laid over white; an animation or a file of
-several pages gives its first; grey of 9 to 16 bits keeps its high 8; 32-bit and float grey is stretched from its least to its
-greatest value; CMYK and palettes are converted.
+Pixels: EXIF orientation is applied; everything is converted to RGB; transparency is composited over white; of an animation
+or a multi-page file the first frame is used; 9- to 16-bit grey keeps its high 8 bits; 32-bit and float grey is scaled from
+its minimum to its maximum; CMYK and palettes are converted.
 
-Left out, each with its reason: `missing`, `empty` (no bytes), `not an image` (none of `FORMATS`, whatever its name says),
-`not supported` (an image of another kind, such as HEIC, JPEG 2000 or a camera's raw file),
-`not a file` (a named pipe, a socket, a device or a folder),
-`broken` (cut off or damaged), `too large` (over `MAX_PIXELS` pixels or `MAX_BYTES` bytes: it is not even decoded),
-`bad name` (no Unicode, or a path out of the folder).
+Files are skipped for one of these reasons: `missing`, `empty` (no bytes), `not an image` (none of `FORMATS`, whatever the
+name says), `not supported` (another image format, such as HEIC, JPEG 2000 or camera raw), `not a file` (a named pipe, a
+socket, a device or a folder), `broken` (truncated or damaged), `too large` (over `MAX_PIXELS` pixels or `MAX_BYTES` bytes:
+not decoded at all), `bad name` (not Unicode, or a path that leaves the folder).
 
 Part of `python -m grace dataset`, `encode`, `tower` and `report`.
 """
@@ -38,18 +37,18 @@ from grace.system.errors import GraceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2 * 89_478_485
-"""Pillow's own limit against decompression bombs: 179 million pixels."""
+"""The limit at which Pillow itself raises a decompression bomb error: 179 million pixels."""
 MAX_BYTES = 256 << 20
 
-# Pillow warns at half of MAX_PIXELS; large photographs are welcome, and the limit is checked here. What else it finds worth a
-# warning (corrupt EXIF) says nothing about the pixels, and what cannot be read is listed with its reason.
+# Pillow warns at half of MAX_PIXELS; large photographs are fine, and the limit is checked here. Its other warnings (corrupt
+# EXIF) do not concern the pixels, and unreadable files are listed with a reason anyway.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.ERROR)
 
 
 class Unusable(Exception):
-    """An image that cannot be used: `reason` is one of those above, the text says more."""
+    """An image that cannot be used: `reason` is one of those listed above, the message gives details."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -58,7 +57,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `check_images` found of one file: sha256 (hex) of its bytes, or a reason and a detail."""
+    """What `check_images` found for one file: the sha256 (hex) of its bytes, or a reason and a detail."""
 
     file: str
     digest: str = ""
@@ -67,15 +66,15 @@ class Verdict:
 
 
 def read_image(path: Path) -> Image.Image:
-    """One image as RGB; `GraceError` if it cannot be used."""
+    """Read one image as RGB; raises `GraceError` if it cannot be used."""
     try:
         return to_rgb(*_load(_content(path), path.suffix))
     except Unusable as why:
-        raise GraceError(f"image {path} {_say(why)}; replace it or take it out of the data set") from None
+        raise GraceError(f"image {path} {_say(why)}; replace it or remove it from the data set") from None
 
 
 def read_ahead(paths: Sequence[Path], threads: int | None = None) -> Iterator[Image.Image]:
-    """The images of `paths` in order, decoded in `threads` (of the processor) threads, only a few ahead of their use."""
+    """Yield the images of `paths` in order, decoded by `threads` CPU threads that stay only a few images ahead."""
     threads = threads or min(8, len(os.sched_getaffinity(0)))
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque = deque()
@@ -88,7 +87,7 @@ def read_ahead(paths: Sequence[Path], threads: int | None = None) -> Iterator[Im
 
 
 def read_images(paths: list[Path], size: int, file: Path) -> np.ndarray:
-    """All images squashed to RGB bytes, uint8 [N, size, size, 3], decoded in parallel; a memory map of the new `file` (.npy)."""
+    """All images resized to RGB uint8 [N, size, size, 3], decoded in parallel; a memory map of the new `file` (.npy)."""
     out = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
     for row, image in enumerate(tqdm(read_ahead(paths), total=len(paths), desc="images", disable=None)):
         same = image.size == (size, size)
@@ -97,10 +96,10 @@ def read_images(paths: list[Path], size: int, file: Path) -> np.ndarray:
 
 
 def check_images(folder: Path, files: Iterable[str]) -> list[Verdict]:
-    """A verdict on every file, in order: can it be decoded to the end? In parallel, with a progress bar.
+    """Check that every file decodes completely; one verdict per file, in order. Parallel, with a progress bar.
 
-    `files` are relative to `folder`. JPEGs are decoded at an eighth of their size, which reads all of their data in a
-    third of the time.
+    `files` are relative to `folder`. JPEGs are decoded at an eighth of their size, which still reads all of their data in
+    a third of the time.
     """
     files = list(files)
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
@@ -122,10 +121,10 @@ def _check(folder: Path, file: str) -> Verdict:
 def _content(path: Path) -> bytes:
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # reading a named pipe would wait for somebody to write into it
+        if not stat.S_ISREG(found.st_mode):  # reading a named pipe would block until something writes to it
             raise Unusable("not a file", "is a named pipe, a socket, a device or a folder")
         if found.st_size > MAX_BYTES:
-            raise Unusable("too large", f"has {found.st_size:,} bytes, {MAX_BYTES:,} are allowed")
+            raise Unusable("too large", f"has {found.st_size:,} bytes; at most {MAX_BYTES:,} are allowed")
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable("missing", "does not exist") from None
@@ -137,13 +136,15 @@ def _content(path: Path) -> bytes:
 
 
 def _load(content: bytes, ending: str, draft: bool = False) -> tuple[Image.Image, bytes]:
-    """The first picture of a file, decoded to the end, and the file's bytes; `draft`: small, for a check only."""
-    if ending.lower() in RAW:  # Pillow would take many for a TIFF and give their thumbnail
-        raise Unusable("not supported", "is a camera's raw file: convert it to JPEG or PNG")
+    """The first frame of a file, fully decoded, and the file's bytes; `draft`: at reduced size, for a check only."""
+    if ending.lower() in RAW:  # Pillow reads many of these as TIFF and returns the thumbnail
+        raise Unusable("not supported", "is a camera raw file: convert it to JPEG or PNG")
     try:
         try:
             return _decoded(content, draft), content
-        except ValueError as error:  # a profile or a text that is large when unzipped; the pixels may be sound
+        except (
+            ValueError
+        ) as error:  # a colour profile or text chunk that is large when unzipped; the pixels may be fine
             if content[:8] != PNG or (
                 "too large" not in str(error).lower() and "too much memory" not in str(error).lower()
             ):
@@ -165,10 +166,10 @@ def _load(content: bytes, ending: str, draft: bool = False) -> tuple[Image.Image
 def _decoded(content: bytes, draft: bool) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise Unusable("too large", f"{image.width} x {image.height} pixels, {MAX_PIXELS:,} are allowed")
+        raise Unusable("too large", f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are allowed")
     if draft:
         image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-    image.load()  # verify() does not notice a JPEG that was cut off
+    image.load()  # verify() does not notice a truncated JPEG
     return image
 
 
@@ -181,7 +182,7 @@ def _say(why: Unusable) -> str:
 def _is_inside(file: str) -> bool:
     try:
         file.encode("utf-8")
-    except UnicodeEncodeError:  # a file name of other bytes, or a lone surrogate of a JSON file
+    except UnicodeEncodeError:  # a file name that is not UTF-8, or a lone surrogate from a JSON file
         return False
     path = PurePosixPath(file)
     return "\0" not in file and not path.is_absolute() and ".." not in path.parts

@@ -1,15 +1,15 @@
 """Data sets in Karpathy's JSON format (Flickr8k, Flickr30k, COCO) with a folder of images.
 
-Reads the JSON file and every image that is kept; writes the tables of `grace.data.tables`, which point to the images where
-they are, and `skipped.parquet` (`grace.data.skipped`). Command:
+Reads the JSON file and every image that is kept. Writes the tables of `grace.data.tables`, which refer to the images in
+place, and `skipped.parquet` (`grace.data.skipped`). Command:
 
     python -m grace dataset karpathy --json dataset_flickr30k.json --images flickr30k-images --output DIR
 
-Rules: image id = `cocoid` where the image has one, else `imgid`; caption id = `sentid`. An image with a `filepath`
-(COCO) is looked for at images/filepath/filename, then at images/filename. Text is the caption's `raw` with the white
-space at both ends removed, and every stretch of white space that holds a line break, tab or other control character
-made one blank; nothing else is altered. A missing image is an error; one that cannot be decoded (`grace.data.images`) is
-left out with its captions, up to `max_skipped` of all. Images of one content stay: the split is a published one.
+Rules: image id = `cocoid` if present, else `imgid`; caption id = `sentid`. An image with a `filepath` (COCO) is looked up
+at images/filepath/filename, then at images/filename. The text is the caption's `raw`, stripped, with every run of
+whitespace that contains a line break, tab or other control character replaced by one space; nothing else is altered. A
+missing image is an error; one that cannot be decoded (`grace.data.images`) is skipped with its captions, up to a share of
+`max_skipped`. Duplicate images are kept, because the split is a published one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import need, read_json, replacing_folder
 from grace.workflow.config import Karpathy
 
-LICENSE = "that of the source's images and captions; see where you got them"
+LICENSE = "set by the source of the images and captions"
 FOLD = 1000
 """Test images of one fold of COCO 1K."""
 LONGEST_ID = 200
-"""Characters of an id: it stands in every line of a run."""
+"""Characters allowed in an id, which appears in every line of a run."""
 
 
 @stage(
@@ -48,21 +48,23 @@ LONGEST_ID = 200
 def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy, name: str) -> None:
     """Write the data set `name` from a Karpathy JSON file and a folder of images.
 
-    `settings` say what becomes of `restval` and how many images of every split are kept (seeded). Raises a `GraceError`
-    for anything in the file or the folder that is not as it should be; `output` then stays as it was.
+    `settings` say how to use `restval` and how many images of each split to keep (a seeded choice). Raises a `GraceError`
+    for anything invalid in the file or the folder; `output` is then left untouched.
     """
     json_file, images, output = Path(json_file), Path(images).resolve(), Path(output)
     if not need(json_file, "Karpathy JSON file").is_file():
-        raise GraceError(f"Karpathy JSON file {json_file} is not a file; give the path of dataset_....json itself")
+        raise GraceError(f"Karpathy JSON file {json_file} is not a file; give the path of the dataset_....json file")
     if not need(images, "folder of images").is_dir():
         raise GraceError(f"folder of images {images} is not a folder")
     for source in (images, json_file.resolve()):
         if source.is_relative_to(output.resolve()):
-            raise GraceError(f"output {output} holds the input {source} and would replace it; give another output")
+            raise GraceError(
+                f"output {output} contains the input {source} and would overwrite it; choose another output"
+            )
     where = f"Karpathy JSON file {json_file}"
     document = read_json(json_file, "Karpathy JSON file")
     image_table, caption_table = parse_karpathy(document, where, settings.restval)
-    del document  # COCO's is a gigabyte of objects
+    del document  # for COCO, a gigabyte of objects
     image_table = _keep(_fold(image_table, settings.fold, where), settings)
     image_table = image_table.assign(file=_find(images, image_table))
     image_table, skipped = _readable(images, image_table, settings.max_skipped)
@@ -105,7 +107,7 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
         filename = _get(entry, "filename", str, place)
         filepath = _get(entry, "filepath", str, place) if "filepath" in entry else ""
         if not filename.strip():
-            raise GraceError(f"{place}: 'filename' is empty: its captions have no image")
+            raise GraceError(f"{place}: 'filename' is empty, so its captions have no image")
         sentences = _get(entry, "sentences", list, place)
         if not sentences:
             raise GraceError(f"{place} ({_cut(filename)}): image {image_id} has no caption")
@@ -118,8 +120,8 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
                 raise GraceError(f"{spot}: caption {caption_id} is empty")
             if "imgid" in sentence and sentence["imgid"] != entry.get("imgid", sentence["imgid"]):
                 raise GraceError(
-                    f"{spot}: caption {caption_id} belongs to image {_short(sentence['imgid'])} but stands with image "
-                    f"{_short(entry['imgid'])}: it has no image of its own"
+                    f"{spot}: caption {caption_id} says it belongs to image {_short(sentence['imgid'])} but is listed under "
+                    f"image {_short(entry['imgid'])}"
                 )
             if source_split != "restval" or restval == "train":
                 caption_rows.append((caption_id, image_id, split, text))
@@ -130,12 +132,12 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
     captions = pd.DataFrame(caption_rows, columns=["caption_id", "image_id", "split", "text"], dtype=object)
     twice = images["image_id"].duplicated()
     if twice.any():
-        raise GraceError(f"{where}: image id {images['image_id'][twice].iloc[0]} stands twice; ids must be unique")
+        raise GraceError(f"{where}: image id {images['image_id'][twice].iloc[0]} appears twice; ids must be unique")
     files = images["filepath"].str.cat(images["filename"], sep="/")
     if files.duplicated().any():
         raise GraceError(
-            f"{where}: the file {_cut(files[files.duplicated()].iloc[0].lstrip('/'))} stands with two images; each needs its "
-            "own"
+            f"{where}: the file {_cut(files[files.duplicated()].iloc[0].lstrip('/'))} is listed for two images; each image "
+            "needs its own file"
         )
     if restval == "drop":
         images = images[images["source_split"] != "restval"].reset_index(drop=True)
@@ -146,7 +148,7 @@ def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[p
 
 
 def _keep(images: pd.DataFrame, settings: Karpathy) -> pd.DataFrame:
-    """Keep the first max_{split} images of every split after a seeded shuffle, in the file's order."""
+    """Keep max_{split} images of each split, chosen by a seeded shuffle, in the file's order."""
     kept = []
     for number, split in enumerate(SPLITS):
         rows = np.flatnonzero((images["split"] == split).to_numpy())
@@ -158,13 +160,13 @@ def _keep(images: pd.DataFrame, settings: Karpathy) -> pd.DataFrame:
 
 
 def _fold(images: pd.DataFrame, fold: int, where: str) -> pd.DataFrame:
-    """All images, or of the test images only the `fold`-th thousand in the file's order (COCO 1K)."""
+    """All images, or only the `fold`-th thousand of the test images in the file's order (COCO 1K)."""
     if not fold:
         return images
     test = np.flatnonzero((images["split"] == "test").to_numpy())
     if len(test) < fold * FOLD:
         raise GraceError(
-            f"{where}: fold {fold} needs {fold * FOLD:,} test images, there are {len(test):,}; set fold to 0"
+            f"{where}: fold {fold} needs {fold * FOLD:,} test images, but there are {len(test):,}; set fold to 0"
         )
     others = np.flatnonzero((images["split"] != "test").to_numpy())
     kept = np.sort(np.concatenate([others, test[(fold - 1) * FOLD : fold * FOLD]]))
@@ -172,10 +174,10 @@ def _fold(images: pd.DataFrame, fold: int, where: str) -> pd.DataFrame:
 
 
 def _find(folder: Path, images: pd.DataFrame) -> list[str]:
-    """The paths of the images inside `folder`; a `GraceError` names the first that is missing or leads out of it.
+    """The paths of the images inside `folder`; raises a `GraceError` naming the first that is missing or lies outside.
 
-    Where a photo is not in its `filepath` it may lie in the folder itself, so two entries of different paths can come to the
-    same photo: that is an error too.
+    A photo that is not under its `filepath` may be in the folder itself, so two entries with different paths can resolve to
+    the same photo; that is an error too.
     """
     found, missing = [], []
     for filepath, filename in zip(images["filepath"], images["filename"], strict=True):
@@ -194,8 +196,8 @@ def _find(folder: Path, images: pd.DataFrame) -> list[str]:
     for file, asked in zip(found, images["filepath"].str.cat(images["filename"], sep="/"), strict=True):
         if file in named:
             raise GraceError(
-                f"the file {_cut(file)} stands with two images, {_cut(named[file])} and {_cut(asked.lstrip('/'))}; each needs "
-                f"its own: put the photos of {folder} into the folders that 'filepath' names"
+                f"the file {_cut(file)} is used by two images, {_cut(named[file])} and {_cut(asked.lstrip('/'))}; each image "
+                f"needs its own file: move the photos of {folder} into the folders given by 'filepath'"
             )
         named[file] = asked.lstrip("/")
     return found
@@ -204,12 +206,12 @@ def _find(folder: Path, images: pd.DataFrame) -> list[str]:
 def _is_file(folder: Path, file: str) -> bool:
     try:
         return (folder / file).is_file()
-    except (OSError, UnicodeEncodeError):  # a name that no file system holds: too long, or a lone surrogate
+    except (OSError, UnicodeEncodeError):  # a name that no file system accepts: too long, or a lone surrogate
         return False
 
 
 def _readable(folder: Path, images: pd.DataFrame, largest_share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images that can be decoded, with the column digest, and the table of those that cannot."""
+    """The images that can be decoded, with a digest column, and the table of those that cannot."""
     verdicts = check_images(folder, images["file"])
     rows = [
         (image, verdict.file, verdict.reason, verdict.detail)
@@ -217,13 +219,13 @@ def _readable(folder: Path, images: pd.DataFrame, largest_share: float) -> tuple
         if verdict.reason
     ]
     skipped = skipped_table(rows)
-    check_bound(skipped, len(images), largest_share, "dataset.karpathy.max_skipped", str(folder), "fetch it again")
+    check_bound(skipped, len(images), largest_share, "dataset.karpathy.max_skipped", str(folder), "get them again")
     images = images.assign(digest=[verdict.digest for verdict in verdicts])
     return images[~images["image_id"].isin(skipped["image_id"])].reset_index(drop=True), skipped
 
 
 def _rights(settings: Karpathy) -> dict[str, str]:
-    """Licence and terms: of the table of sources for what `download` fetches, else unknown to us."""
+    """Licence and terms: from the table of sources for data that `download` fetches, else unknown."""
     if not settings.download:
         return {"license": LICENSE}
     rows = sources_of(settings.download)
@@ -235,8 +237,8 @@ def _rights(settings: Karpathy) -> dict[str, str]:
 
 
 def _get(mapping: Any, key: str, kind: type, where: str) -> Any:
-    """`mapping[key]` if it is of type `kind`, else an error in words."""
-    names: dict[type, str] = {str: "a text", list: "a list"}
+    """`mapping[key]` if it is of type `kind`; else raises a `GraceError`."""
+    names: dict[type, str] = {str: "a string", list: "a list"}
     if not isinstance(mapping, dict):
         raise GraceError(f"{where} must be an object with '{key}', not {_short(mapping)}")
     if key not in mapping:
@@ -247,17 +249,19 @@ def _get(mapping: Any, key: str, kind: type, where: str) -> Any:
 
 
 def _id(mapping: Any, key: str, where: str) -> str:
-    """An id, a whole number or a text without white space, as a string."""
+    """An id, given as an integer or a string without whitespace, as a string."""
     if not isinstance(mapping, dict):
         raise GraceError(f"{where} must be an object with '{key}', not {_short(mapping)}")
     if key not in mapping:
         raise GraceError(f"{where} lacks '{key}'")
     value = mapping[key]
     if type(value) is not int and not (isinstance(value, str) and value.split() == [value]):
-        raise GraceError(f"{where}: '{key}' must be a whole number or a text without white space, not {_short(value)}")
+        raise GraceError(f"{where}: '{key}' must be an integer or a string without whitespace, not {_short(value)}")
     text = str(value)
     if len(text) > LONGEST_ID:
-        raise GraceError(f"{where}: '{key}' has {len(text):,} characters, {LONGEST_ID} are allowed: {_cut(text)}")
+        raise GraceError(
+            f"{where}: '{key}' has {len(text):,} characters; at most {LONGEST_ID} are allowed: {_cut(text)}"
+        )
     return text
 
 

@@ -1,4 +1,4 @@
-"""What a file is that Pillow is not asked to read, for an error that says what to do; and PNGs without their metadata."""
+"""Name the format of a file that is not read here, for a helpful error; strip the metadata of a PNG."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ BEGINNINGS = {
     b"qoif": "QOI", b"P1": "PNM", b"P2": "PNM", b"P3": "PNM", b"P4": "PNM", b"P5": "PNM", b"P6": "PNM", b"\x0a\x05\x01": "PCX",
 }  # fmt: skip
 BY_ENDING = {".tga": "TGA", ".svg": "a drawing (SVG)"}
-"""Kinds whose files begin in no certain way."""
+"""Formats without a fixed signature at the start of the file."""
 
 
 def kind_of(content: bytes, ending: str) -> str:
-    """The kind of an image that none of the formats in use reads; empty: it does not look like one."""
+    """The format of an image that is not supported; empty if it is not recognised as an image."""
     if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
         return "HEIC or AVIF"
     if content[4:8] == b"ftyp" and content[8:11] == b"crx":
-        return "a camera's raw file"
+        return "a camera raw file"
     named = next((kind for start, kind in BEGINNINGS.items() if content.startswith(start)), "")
     return named or BY_ENDING.get(ending.lower(), "")
 
 
 def without_metadata(content: bytes) -> bytes:
-    """The bytes of a PNG without colour profile and texts, whose unzipped size Pillow bounds; the pixels are the same."""
+    """A PNG without its colour profile and text chunks, whose unzipped size Pillow limits; the pixels stay the same."""
     kept, place = [content[:8]], 8
     while place + 8 <= len(content):
         (length,) = struct.unpack(">I", content[place : place + 4])

@@ -1,6 +1,6 @@
-"""Which files of a folder are images, and whether any of them has changed.
+"""Find the image files in a folder, and detect whether any of them has changed.
 
-Loads nothing heavy: the workflow asks for `listing_digest` whenever it starts. Part of `python -m grace dataset folder`.
+Imports nothing heavy, because the workflow calls `listing_digest` at every start. Part of `python -m grace dataset folder`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RAW = (
 )
 ENDINGS = (
     *READABLE,
-    # listed as not supported, not overlooked
+    # recognised, so that they are reported as not supported instead of ignored
     *(
         ".heic",
         ".heif",
@@ -58,16 +58,16 @@ ENDINGS = (
     *(".psd", ".svg", ".exr", ".hdr", ".qoi", ".pcx", *RAW),
 )
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
-"""What stands after `ftyp` in a file of a phone."""
+"""What follows `ftyp` in a phone's HEIC or AVIF file."""
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
-"""How files of images begin, for those whose name does not say that they are one."""
+"""First bytes of image files, for those whose name does not have an image extension."""
 
 
 def image_files(place: Path, but_not: Path | None = None, endings: tuple[str, ...] = ENDINGS) -> list[str]:
-    """Paths (with /, relative to `place`, sorted) of the files that look like images; hidden ones and `but_not` left out.
+    """Sorted paths (with /, relative to `place`) of the files that look like images, without hidden ones and `but_not`.
 
-    A file looks like an image by its ending, or by its first bytes where it has no ending or a stretched one (`.jpg_large`).
-    Linked folders are followed, each once; one that leads to `place` or above it is not.
+    A file looks like an image if its extension says so or, if it has none or an extended one (`.jpg_large`), if its first
+    bytes do. Linked folders are followed once each, but not if they lead to `place` or above it.
     """
     found: list[str] = []
     seen, links = {_identity(place)}, [place]
@@ -91,7 +91,7 @@ def image_files(place: Path, but_not: Path | None = None, endings: tuple[str, ..
 
 
 def _begins_as_image(file: Path) -> bool:
-    """Whether a file without an ending, or with more behind an image's ending, begins as an image."""
+    """Whether a file without an extension, or with an extended one (`.jpg_large`), starts like an image."""
     ending = file.suffix.lower()
     if ending and not ending.startswith(READABLE):
         return False
@@ -107,27 +107,27 @@ def _begins_as_image(file: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | Path:
-    """What two paths of one folder have in common."""
+    """Device and inode: equal for two paths to the same folder."""
     try:
         found = folder.stat()
-    except OSError:  # a link to nothing
+    except OSError:  # a dangling link
         return folder
     return found.st_dev, found.st_ino
 
 
 def listing_digest(place: Path, but_not: Path, with_texts: bool) -> str:
-    """A digest of name, size and time of every image, and of every text file beside them; empty for no folder.
+    """A digest of name, size and mtime of every image, and of the text files if asked; empty if there is no such folder.
 
-    It is a parameter of the stage `dataset`: a photo that is new, gone, or another one makes it run again.
+    It is a parameter of the stage `dataset`, so that the stage runs again when a photo is added, removed or replaced.
     """
-    if not os.path.isdir(place):  # nor where it cannot be reached; pathlib raises there
-        return ""  # the stage says so in words
+    if not os.path.isdir(place):  # also false where access is denied, while pathlib raises
+        return ""  # the stage itself reports the error
     digest = hashlib.sha256()
     for file in image_files(place.resolve(), but_not.resolve(), (*ENDINGS, ".txt") if with_texts else ENDINGS):
         try:
             found = (place / file).stat()
             said = f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n"
-        except OSError:  # a link to nothing
+        except OSError:  # a dangling link
             said = f"{file}\n"
         digest.update(said.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

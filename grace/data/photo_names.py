@@ -1,8 +1,8 @@
-"""Which photo of a folder a name in a table means.
+"""Match the names in a table to the photos of a folder.
 
-Exactly written names come first. A name may also have the folder's own name or path in front, backslashes, the escapes of an
-address (`%20`), or differ in what people do not see: the form of its accents (NFC, NFD), the kind of its blanks, capitals, and a
-missing ending. Such a name counts if exactly one photo fits.
+Exact matches come first. A name may also start with the folder's name or path, contain backslashes or percent-escapes
+(`%20`), differ in Unicode normalisation (NFC, NFD), kind of space or case, or lack the extension. Such a name is accepted if
+exactly one photo fits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grace.system.errors import GraceError
 
 
 def looks(name: str) -> str:
-    """`name` in the form in which names that look the same are the same: NFC, every blank a plain one."""
+    """`name` normalised so that names that look the same are equal: NFC, every kind of space a plain space."""
     blanks = "".join(" " if unicodedata.category(letter) == "Zs" else letter for letter in name)
     return unicodedata.normalize("NFC", blanks)
 
@@ -32,8 +32,8 @@ def _without_ending(name: str) -> str:
 
 
 Form = Callable[[str], str]
-# The forms of a written name and of a photo's that are compared, from what is certain to what is likely: in the last two, two
-# photos may well have names that differ no more.
+# The forms of a table's name and of a photo's name that are compared, from certain to likely: in the last two levels, two
+# photos may well have the same form.
 LEVELS: tuple[tuple[Form, Form, bool], ...] = (
     (str, str, False),
     (looks, looks, False),
@@ -43,12 +43,12 @@ LEVELS: tuple[tuple[Form, Form, bool], ...] = (
 
 
 class PhotoNames:
-    """The photos of a folder by their names."""
+    """The photos of a folder, indexed by name."""
 
     def __init__(self, folder: Path, files: list[str]) -> None:
         """`files`: paths of the photos inside `folder`, with `/`."""
         self.files = files
-        # as a table may name the folder: its name, any way down to it, and in full
+        # how a table may write the folder: its full path, or any tail of it down to its name
         place = PurePosixPath(folder.as_posix())
         self.fronts = [place, *(PurePosixPath(*place.parts[start:]) for start in range(1, len(place.parts)))]
         self.by_path = [_grouped(files, form) for _, form, _ in LEVELS]
@@ -57,10 +57,10 @@ class PhotoNames:
         ]
 
     def match(self, names: list[str], where: str) -> dict[str, str]:
-        """{name: file} of the names that mean one photo; a `GraceError` for a name that may be several photos.
+        """{name: file} for the names that match one photo; raises a `GraceError` for a name that matches several.
 
-        A photo that one name gives exactly is not given to another that differs in capitals or has no ending, and one that
-        two such names may mean is given to neither.
+        A photo that one name matches exactly is not also matched by a name that differs in case or lacks the extension, and
+        a photo that two such names could mean is matched by neither.
         """
         found = {name: self._file(name, where) for name in dict.fromkeys(names)}
         exact = {file for file, likely in found.values() if file and not likely}
@@ -72,25 +72,25 @@ class PhotoNames:
         }
 
     def _file(self, name: str, where: str) -> tuple[str, bool]:
-        """The photo that `name` means ("": none), and whether that is only likely."""
+        """The photo that `name` matches ("": none), and whether the match is only likely."""
         forms = self._forms(name)
         for (written, _, likely), by_path, by_name in zip(LEVELS, self.by_path, self.by_name, strict=True):
             for form in forms:
                 for groups in (by_path, by_name):
                     candidates = groups.get(written(form), []) if form else []
                     readable = [file for file in candidates if file.lower().endswith(READABLE)]
-                    candidates = readable if len(readable) == 1 else candidates  # a raw file lies beside its JPEG
+                    candidates = readable if len(readable) == 1 else candidates  # a raw file next to its JPEG
                     if len(candidates) > 1:
                         raise GraceError(
-                            f"{where}: {name!r} may be {candidates[0]} or {candidates[1]}; write the path inside the folder "
-                            "of images"
+                            f"{where}: {name!r} could be {candidates[0]} or {candidates[1]}; write the full path inside the "
+                            "folder of images"
                         )
                     if candidates:
                         return candidates[0], likely
         return "", False
 
     def _forms(self, name: str) -> list[str]:
-        """The name as it stands, without blanks at its ends, and as a path inside the folder, whatever way it is written."""
+        """The name as written, stripped, and as a path inside the folder in every way it may have been written."""
         forms = [name, name.strip()]
         forms += [form.replace("\\", "/") for form in forms]
         forms += [unquote(form) for form in forms if "%" in form]

@@ -1,8 +1,8 @@
 """English captions of drawn scenes, and the facts that each one states.
 
-Every image gets differently worded captions in five styles in turn; each style leaves something else out (places, sizes,
-the background, one colour, one object), so that no caption says everything. A caption comes with the facts that it states,
-which an oracle in the tests matches against all scenes. Used by `grace.data.scenes`.
+The captions of an image rotate through five styles; each style leaves out something different (places, sizes, the
+background, one colour, one object), so that no caption says everything. A caption comes with the facts it states, which an
+oracle in the tests matches against all scenes. Used by `grace.data.scenes`.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption states: partial objects, all different, and perhaps more.
+    """What a caption states: partial descriptions of distinct objects, and possibly more.
 
-    `objects[i]` maps attribute names to values; `relation` says how objects 0 and 1 lie ("above" or "left of").
+    `objects[i]` maps attribute names to values; `relation` is that of object 0 to object 1 ("above" or "left of").
     """
 
     objects: tuple[dict, ...]
@@ -93,7 +93,7 @@ def relates(relation: str, first: SceneObject, second: SceneObject) -> bool:
 
 
 def captions(scene: Scene, number: int, rng: np.random.Generator) -> list[tuple[str, Facts]]:
-    """Write `number` different captions of `scene`, the five styles in turn."""
+    """Write `number` different captions of `scene`, rotating through the five styles."""
     styles = (_with_places, _with_sizes, _with_relation, _without_a_colour, _without_an_object)
     written: dict[str, Facts] = {}
     turn = int(rng.integers(len(styles)))
@@ -103,7 +103,7 @@ def captions(scene: Scene, number: int, rng: np.random.Generator) -> list[tuple[
         text, facts = styles[(turn + len(written) + attempt // (10 * number)) % len(styles)](scene, rng)
         written.setdefault(text, facts)
     if len(written) < number:
-        raise RuntimeError(f"only {len(written)} different captions of {scene}, {number} were asked for")
+        raise RuntimeError(f"only {len(written)} different captions of {scene}, but {number} were requested")
     return list(written.items())
 
 
@@ -130,7 +130,7 @@ def _with_sizes(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
 
 
 def _with_relation(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
-    """How two of the objects lie to each other, and the number of objects; no sizes, no background."""
+    """How two of the objects are placed relative to each other, and the number of objects; no sizes, no background."""
     things = _shuffled(scene, rng)
     first, second, *others = things
     relation = (

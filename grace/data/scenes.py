@@ -1,4 +1,4 @@
-"""The built-in data set: scenes drawn with Pillow, all different, deterministic by seed, of any size.
+"""The built-in data set: distinct scenes drawn with Pillow, deterministic for a seed, as many as you like.
 
 A scene is two or three objects (shape, colour, size, place on a 3 x 3 grid) on a background, drawn with some jitter.
 Reads nothing; writes the dataset folder (images/*.png, images.parquet, captions.parquet, qrels.trec, dataset.json).
@@ -29,7 +29,7 @@ JITTER = 0.06  # of a grid cell
 
 @stage("dataset")
 def scenes(*, output: Path, settings: Scenes, name: str = "scenes") -> None:
-    """Draw the data set that `settings` describe into the folder `output`."""
+    """Draw the data set described by `settings` into the folder `output`."""
     sizes = {"train": settings.train_images, "val": settings.val_images, "test": settings.test_images}
     splits = [split for split, size in sizes.items() for _ in range(size)]
     drawn = draw_scenes(len(splits), settings.seed)
@@ -70,7 +70,7 @@ def draw_scenes(number: int, seed: int) -> list[Scene]:
 def _random_scene(rng: np.random.Generator) -> Scene:
     number = 2 if rng.random() < 0.2 else 3
     cells = rng.choice(GRID * GRID, size=number, replace=False)
-    # Different shapes and colours within a scene: "the red circle" is then never two things.
+    # Distinct shapes and colours within a scene, so that "the red circle" is never ambiguous.
     shapes = rng.choice(len(SHAPES), size=number, replace=False)
     colours = rng.choice(len(COLOURS), size=number, replace=False)
     sizes = rng.choice(list(SIZES), size=number)
@@ -82,7 +82,7 @@ def _random_scene(rng: np.random.Generator) -> Scene:
 
 
 def render(scene: Scene, image_size: int, rng: np.random.Generator) -> Image.Image:
-    """Draw `scene` as an RGB image of `image_size` x `image_size` pixels; `rng` moves, turns and tints a little."""
+    """Draw `scene` as an RGB image of `image_size` x `image_size` pixels; `rng` adds jitter to place, size and colour."""
     side = image_size * SUPERSAMPLING
     cell = side / GRID
     image = Image.new("RGB", (side, side), _tint(BACKGROUNDS[scene.background], rng))

@@ -1,13 +1,13 @@
-"""The tables in which every data set ends, and the checks that they pass.
+"""The tables that every data set consists of, and their checks.
 
 Reads and writes a folder `{output}/{name}/dataset/`:
 
 - `images.parquet`: image_id, split ("train", "val", "test"), file (relative to images_dir), source_split
-- `captions.parquet`: caption_id, image_id, split, text (as the source gives it)
+- `captions.parquet`: caption_id, image_id, split, text (as given by the source)
 - `qrels.trec`: `caption_id 0 image_id 1` for the captions of the test split
 - `dataset.json`: name, source, images_dir ("images" inside the folder, or an absolute path), license, counts, ...
 
-Ids are strings without white space. Command: `python -m grace dataset SOURCE ... --output FOLDER`.
+Ids are strings without whitespace. Command: `python -m grace dataset SOURCE ... --output FOLDER`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SUMMARY_KEYS = ["name", "source", "images_dir", "license"]
 class DatasetTables:
     """A data set that has been read and checked.
 
-    `images` and `captions` are data frames with the columns above and a plain index 0..n-1; the row number of `images`
-    is the row of that image in every array of `embeddings/`. `summary` is the content of `dataset.json`.
+    `images` and `captions` are data frames with the columns above and the index 0..n-1; the row number of an image is also
+    its row in every array of `embeddings/`. `summary` is the content of `dataset.json`.
     """
 
     folder: Path
@@ -50,11 +50,11 @@ class DatasetTables:
         return self.images_dir / file
 
     def stamps(self) -> list[list]:
-        """[file, bytes, time of the last change in ns] of every image: tells one photo from another under its name."""
+        """[file, bytes, mtime in ns] of every image: detects a photo replaced by another of the same name."""
         found = []
         for file in self.images["file"]:
             path = self.image_path(file)
-            said = path.stat() if path.exists() else None  # a file that is missing is told of by who reads it
+            said = path.stat() if path.exists() else None  # a missing file is reported by its reader
             found.append([file, said.st_size, said.st_mtime_ns] if said else [file, 0, 0])
         return found
 
@@ -73,7 +73,7 @@ class DatasetTables:
 
 
 def load_dataset(folder: Path | str) -> DatasetTables:
-    """Read the tables of a data set and check them; anything wrong is one `GraceError`."""
+    """Read the tables of a data set and check them; raises a `GraceError` if anything is wrong."""
     folder = need(folder, "data set folder")
     summary = read_json(folder / "dataset.json", "data set summary")
     where = f"data set {folder}"
@@ -87,10 +87,10 @@ def load_dataset(folder: Path | str) -> DatasetTables:
 def write_dataset(
     folder: Path | str, images: pd.DataFrame, captions: pd.DataFrame, summary: dict[str, Any]
 ) -> DatasetTables:
-    """Check the tables and write them all into `folder`, which exists (a folder of `grace.system.files.replacing_folder`).
+    """Check the tables and write them into the existing `folder` (see `grace.system.files.replacing_folder`).
 
-    `summary` has name, source, images_dir and license, and may have more keys; `counts` is added here. With images_dir
-    "images" the image files must already stand in `folder/images`.
+    `summary` has name, source, images_dir and license, and may have more keys; `counts` is added here. If images_dir is
+    "images", the image files must already be in `folder/images`.
     """
     folder = Path(folder)
     where = f"data set '{summary.get('name', '')}'"
@@ -112,13 +112,13 @@ def write_dataset(
 
 
 def check_tables(images: pd.DataFrame, captions: pd.DataFrame, where: str) -> None:
-    """Raise a `GraceError` that starts with `where` on the first thing that is wrong with the two tables."""
+    """Raise a `GraceError` that starts with `where` for the first problem in the two tables."""
     for table, columns, kind in ((images, IMAGE_COLUMNS, "image"), (captions, CAPTION_COLUMNS, "caption")):
         for column in columns:
             texts = table[column].map(lambda value: isinstance(value, str) and _is_unicode(value)).astype(bool)
             if not texts.all():
                 row = int((~texts).to_numpy().argmax())
-                raise GraceError(f"{where}: {column} of {kind} row {row} is not a text: {table[column].iloc[row]!r}")
+                raise GraceError(f"{where}: {column} of {kind} row {row} is not a string: {table[column].iloc[row]!r}")
         _check_ids(table[f"{kind}_id"], kind, where)
         for split in table["split"].unique():
             if split not in SPLITS:
@@ -146,7 +146,7 @@ def check_tables(images: pd.DataFrame, captions: pd.DataFrame, where: str) -> No
         row = captions.iloc[int(wrong.argmax())]
         raise GraceError(
             f"{where}: caption {row['caption_id']} has the split '{row['split']}' but its image {row['image_id']} has "
-            f"another{_and_more(int(wrong.sum()))}"
+            f"a different one{_and_more(int(wrong.sum()))}"
         )
     silent = ~images["image_id"].isin(captions["image_id"]).to_numpy()
     if silent.any():
@@ -161,11 +161,11 @@ def check_tables(images: pd.DataFrame, captions: pd.DataFrame, where: str) -> No
 def _check_ids(ids: pd.Series, kind: str, where: str) -> None:
     for value in ids:
         if not value or value.split() != [value]:
-            raise GraceError(f"{where}: {kind} id {value!r} must be a text without white space")
+            raise GraceError(f"{where}: {kind} id {value!r} must be a string without whitespace")
     twice = ids.duplicated().to_numpy()
     if twice.any():
         first = ids.iloc[int(twice.argmax())]
-        raise GraceError(f"{where}: {kind} id {first} stands twice{_and_more(int(twice.sum()))}; ids must be unique")
+        raise GraceError(f"{where}: {kind} id {first} appears twice{_and_more(int(twice.sum()))}; ids must be unique")
 
 
 def _check_summary(summary: Any, where: str) -> None:
@@ -173,7 +173,7 @@ def _check_summary(summary: Any, where: str) -> None:
         raise GraceError(f"{where}: dataset.json must be an object")
     for key in SUMMARY_KEYS:
         if not isinstance(summary.get(key), str):
-            raise GraceError(f"{where}: dataset.json lacks the text '{key}'")
+            raise GraceError(f"{where}: dataset.json lacks the string '{key}'")
     if summary["images_dir"] != "images" and not Path(summary["images_dir"]).is_absolute():
         raise GraceError(f"{where}: images_dir must be 'images' or an absolute path, not {summary['images_dir']!r}")
 
@@ -192,7 +192,7 @@ def _known_split(split: str) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for lone surrogates, which JSON allows and UTF-8 cannot hold."""
+    """False for lone surrogates, which JSON allows and UTF-8 cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,9 +1,9 @@
-"""Tables as people and their programs write them: CSV, TSV and JSONL, row by row as dictionaries.
+"""Read users' CSV, TSV and JSONL tables, row by row as dictionaries.
 
-CSV: separated by commas, semicolons, tabs or bars, as the header says, or as a first line `sep=;` does. TSV: as pandas and
-Excel write it (a field in quotation marks may hold tabs, line breaks and doubled quotation marks) and as most others do (a
-quotation mark is a character like any other). JSONL: an object a line. Columns are found by name, blanks around it and
-capitals aside. Empty rows, such as Excel leaves at the end, are passed over.
+CSV: the separator (comma, semicolon, tab or bar) is taken from the header, or from a first line such as `sep=;`. TSV: as
+pandas and Excel write it (a quoted field may contain tabs, line breaks and doubled quotation marks) and as most others do (a
+quotation mark is an ordinary character). JSONL: one object per line. Column names match regardless of case and surrounding
+spaces. Empty rows, which Excel leaves at the end, are ignored.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from grace.system.errors import GraceError, did_you_mean
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHERS = ";\t|,"
 LONGEST = 2**27
-"""Characters of a cell; Python's own limit is 131,072."""
+"""Characters allowed in a cell; Python's default is 131,072."""
 _SEP = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 
 Columns = dict[str, str]
-"""Names of the columns that are wanted, each with the configuration key that names it ("": none does)."""
+"""Names of the required columns, each with the configuration key that sets it ("": none)."""
 
 
 def rows_of(
     path: Path, what: str, columns: Columns, optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place of the row for an error, {name: its value}) of every row that is not empty.
+    """Yield (position of the row for error messages, {name: value}) for every row that is not empty.
 
-    The names are those in `columns`, and those in `optional` that the table has.
+    The names are those in `columns`, and those of `optional` that the table has.
     """
     suffix = path.suffix.lower()
     if suffix not in (*DELIMITERS, ".jsonl"):
@@ -55,7 +55,7 @@ def _objects(
         where = f"{named}, line {number}"
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a ValueError of its own for numbers of thousands of digits
+        except (ValueError, RecursionError) as error:  # a plain ValueError for numbers with thousands of digits
             said = getattr(error, "msg", "nested too deeply" if isinstance(error, RecursionError) else str(error))
             raise GraceError(f"{where} is not valid JSON ({said})") from None
         if not isinstance(record, dict):
@@ -78,7 +78,7 @@ def _delimited(
     )
     header = next(((number, row) for number, row in rows if any(map(str.strip, row))), None)
     if header is None:
-        raise GraceError(f"{named} is empty; its first line must name the columns")
+        raise GraceError(f"{named} is empty; its first line must contain the column names")
     width = max(place for place, name in enumerate(header[1], start=1) if name.strip())
     first = f"{named}, line {header[0] + skipped}"
     places = {name: header[1].index(_column(header[1], name, key, first)) for name, key in columns.items()}
@@ -88,13 +88,13 @@ def _delimited(
             continue
         if len(row) < width or any(map(str.strip, row[width:])):
             raise GraceError(
-                f"{named}, line {number + skipped}: {width} fields are expected; quote a caption that holds the delimiter"
+                f"{named}, line {number + skipped}: expected {width} fields; quote captions that contain the delimiter"
             )
         yield f"{named}, line {number + skipped}", {name: row[place] for name, place in places.items()}
 
 
 def _delimiter(text: str, usual: str, columns: Columns) -> str:
-    """The usual delimiter, or the one by which the first line names the columns."""
+    """The delimiter that splits the first line into the column names, or the usual one."""
     header = text.lstrip("\r\n").split("\n", 1)[0]
     wanted = {_plain(name) for name in columns}
     for candidate in (usual, *OTHERS):
@@ -104,7 +104,7 @@ def _delimiter(text: str, usual: str, columns: Columns) -> str:
 
 
 def _is_csv(text: str, delimiter: str) -> bool:
-    """Whether all of a text is CSV by the letter: quotation marks where they belong, and as many fields in every row."""
+    """Whether a text is strictly valid CSV: correct quoting, and the same number of fields in every row."""
     csv.field_size_limit(LONGEST)
     try:
         widths = {
@@ -116,7 +116,7 @@ def _is_csv(text: str, delimiter: str) -> bool:
 
 
 def _csv(text: str, delimiter: str, where: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """(line where the row begins, its fields)."""
+    """Yield (line where the row begins, its fields)."""
     csv.field_size_limit(LONGEST)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
@@ -127,17 +127,16 @@ def _csv(text: str, delimiter: str, where: str, skipped: int) -> Iterator[tuple[
             return
         except csv.Error as error:
             raise GraceError(
-                f"{where} {begins + skipped} cannot be read ({error}); is a quotation mark opened there and not closed?"
+                f"{where} {begins + skipped} cannot be read ({error}); is there an unclosed quotation mark?"
             ) from None
         yield begins, row
 
 
 def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where the row begins, its fields) of a table that is no CSV by the letter.
+    """Yield (line where the row begins, its fields) of a table that is not strictly valid CSV.
 
-    A field is quoted if its first quotation mark closes it as CSV says.
-
-    One that would be closed only after what looks like another row of the table is not: its quotation mark is a character.
+    A field counts as quoted if it starts with a quotation mark that is closed by the rules of CSV, unless it would be closed
+    only after what looks like another row: then the quotation mark is an ordinary character.
     """
     place, line = 0, 1
     while place < len(text):
@@ -156,7 +155,7 @@ def _tsv(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted(text: str, start: int) -> tuple[str, int] | None:
-    """The text of a quoted field that begins at `start`, and where it ends; None for a field that is not quoted."""
+    """The text of the quoted field at `start`, and where it ends; None if the field is not quoted."""
     if text[start : start + 1] != '"':
         return None
     stop = text.find('"', start + 1)
@@ -171,7 +170,7 @@ def _quoted(text: str, start: int) -> tuple[str, int] | None:
 
 
 def _bare(text: str, start: int) -> tuple[str, int]:
-    """The text of a field up to the next tab or line break, and where it ends."""
+    """The text of the field up to the next tab or line break, and where it ends."""
     ends = [place for place in (text.find("\t", start), text.find("\n", start)) if place >= 0]
     stop = min(ends, default=len(text))
     if text[stop - 1 : stop + 1] == "\r\n" and stop > start:
@@ -180,14 +179,14 @@ def _bare(text: str, start: int) -> tuple[str, int]:
 
 
 def _column(names: list[str], name: str, key: str, where: str) -> str:
-    """The one of `names` that is meant by `name`: itself, or the only one that differs by blanks around it and capitals."""
+    """The entry of `names` that matches `name`: exactly, or as the only one regardless of case and surrounding spaces."""
     if name in names:
         return name
     alike = [found for found in names if _plain(found) == _plain(name)]
     if len(alike) == 1:
         return alike[0]
-    hint = f"; {key} says which it is" if key else ""
-    raise GraceError(f"{where}: there is no column '{name}'{did_you_mean(name, [n.strip() for n in names])}{hint}")
+    hint = f"; set the column's name with {key}" if key else ""
+    raise GraceError(f"{where}: no column '{name}'{did_you_mean(name, [n.strip() for n in names])}{hint}")
 
 
 def _plain(name: str) -> str:

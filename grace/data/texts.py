@@ -1,4 +1,4 @@
-"""Text that people bring: how its bytes are read, and what a caption may hold.
+"""Users' text: how its bytes are decoded, and what a caption may contain.
 
 Used by every reader of users' files: tables of captions and pseudo-queries, text files beside photos, Karpathy's JSON.
 """
@@ -18,9 +18,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_text(path: Path | str, what: str) -> str:
-    """The text of a file: UTF-8 with or without a byte-order mark, or UTF-16 with one (Excel's "Unicode text").
+    """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one (Excel's "Unicode text").
 
-    Raises a `GraceError` that starts with `what` for a file that is missing, cannot be read or has another encoding.
+    Raises a `GraceError` that starts with `what` if the file is missing, cannot be read or has another encoding.
     """
     path = need(path, what)
     try:
@@ -38,15 +38,15 @@ def read_text(path: Path | str, what: str) -> str:
 
 
 def harmless(raw: str) -> str:
-    """`raw` without outer white space; inner line breaks, tabs and control characters become one blank each stretch."""
+    """`raw` stripped, with every run of whitespace that contains a line break, tab or control character as one space."""
     return _CONTROL.sub(" ", raw).strip()
 
 
 def check_whole(text: str, where: str) -> None:
-    """Raise a `GraceError` for half of a surrogate pair, which JSON can write and no file can store as UTF-8."""
+    """Raise a `GraceError` for half a surrogate pair, which JSON can express and UTF-8 cannot."""
     half = _SURROGATE.search(text)
     if half:
         raise GraceError(
-            f"{where}: the text holds half of a character (\\u{ord(half[0]):04x}, a lone surrogate); "
+            f"{where}: the text contains half a character (\\u{ord(half[0]):04x}, a lone surrogate); "
             "the program that wrote it cut the character in two"
         )

@@ -1,14 +1,14 @@
-"""Stage `identifiers`: gives every train and test image its identifier, by one of the schemes of `grace.workflow.schemes`.
+"""Stage `identifiers`: give every train and test image an identifier, by one of the schemes of `grace.workflow.schemes`.
 
-Val images get one too where trainings are validated (`--val`).
+Val images get one too if trainings are validated (`--val`).
 
-Reads the data set, the tokenizer and, where the scheme needs them, image embeddings or pseudo-queries; writes
+Reads the data set, the tokenizer and, if the scheme needs them, image embeddings or pseudo-queries; writes
 `identifiers.parquet`, `tokens.json` and `statistics.json` (see `base` and `statistics`). Command:
 
     python -m grace identifiers --scheme structured --seed 0 --dataset DIR --tokenizer DIR --embeddings DIR \
         --pseudo-queries DIR --output DIR
 
-A new scheme is one file `grace/identifiers/NAME.py` with a function `NAME(inputs) -> Assignment`, and one line in
+To add a scheme, write `grace/identifiers/NAME.py` with a function `NAME(inputs) -> Assignment`, and add a line to
 `grace/workflow/schemes.py`.
 """
 
@@ -31,7 +31,7 @@ from grace.workflow.schemes import SCHEMES
 
 
 def scheme_function(scheme: str) -> Callable[[Inputs], Assignment]:
-    """Return the function of a scheme; an unknown name is a `GraceError`."""
+    """Return the function of a scheme; raises `GraceError` for an unknown name."""
     if scheme not in SCHEMES:
         raise GraceError(f"unknown identifier scheme '{scheme}'{did_you_mean(scheme, SCHEMES)}")
     return getattr(import_module(f"grace.identifiers.{scheme}"), scheme)
@@ -50,9 +50,9 @@ def identifiers(
     settings: Identifiers,
     val: bool = False,
 ) -> None:
-    """Assign, check and write the identifiers of one scheme and seed, with `val` of val images too.
+    """Assign, check and write the identifiers of one scheme and seed; with `val`, val images get one too.
 
-    Anything wrong is one `GraceError`.
+    Raises a `GraceError` if an input is missing or invalid, or if a check of the identifiers fails.
     """
     from grace.identifiers.checks import check_identifiers
     from grace.identifiers.statistics import level_alphabets, statistics
@@ -61,7 +61,7 @@ def identifiers(
     tables = load_dataset(dataset)
     if val and not len(tables.images_of("val")):
         raise GraceError(
-            f"--val (train.validate_every) wants val images, and the data set {dataset} has none; leave it out"
+            f"--val (train.validate_every) needs val images, but the data set {dataset} has none; leave it out"
         )
     images = tables.images if val else tables.images[tables.images["split"] != "val"]
     images = images.assign(row=images.index.to_numpy()).reset_index(drop=True)

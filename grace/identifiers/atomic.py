@@ -1,7 +1,7 @@
-"""atomic: every image is a class of its own; its identifier is its class number.
+"""atomic: every image is its own class; its identifier is the class number.
 
-Class i is row i of `identifiers.parquet`, train and test images in the order of `images.parquet`; a class matrix that
-is made from image embeddings takes its rows in this order. Class numbers are no token ids: no token is decoded.
+Class i is row i of `identifiers.parquet`, with train and test images in the order of `images.parquet`; a class matrix made
+from image embeddings has its rows in this order. Class numbers are not token ids: no tokens are decoded.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What every identifier scheme shares: its inputs, its answer, the text-to-tokens rule, and the table it ends in.
+"""What all identifier schemes share: inputs, result, the conversion of text to tokens, and the table of identifiers.
 
-An identifier is a tuple of token ids; its text is for people. `identifiers.parquet` has one row an (image, identifier):
-image_id, split (train or test; val where trainings are validated), tokens (list of int32, without the end token), text.
-`tokens.json` names the scheme, the tokens that are new (`new_tokens`; the id of one is len(tokenizer) + its place) and
-the alphabet of every level.
+An identifier is a tuple of token ids; its text is for people. `identifiers.parquet` has one row per (image, identifier):
+image_id, split (train or test; val if trainings are validated), tokens (list of int32, without the end token), text.
+`tokens.json` contains the scheme, the new tokens (`new_tokens`; the id of the i-th is len(tokenizer) + i) and the alphabet
+of every level.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from grace.workflow.config import Identifiers
 END_TOKEN = "<|endofchunk|>"
 TABLE_COLUMNS = ["image_id", "split", "tokens", "text"]
 ROWS_AT_ONCE = 10_000
-"""Embeddings that are checked at a time."""
+"""Number of embeddings checked at a time."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a scheme may read. `images` are those to be named, train and test images (val images too where trainings are validated),
-    index 0..n-1, with `row` = row of embeddings."""
+    """What a scheme may read.
+
+    `images`: the images that need an identifier, train and test (and val if trainings are validated), index 0..n-1, with
+    `row` = their row in the embeddings.
+    """
 
     images: pd.DataFrame
     dataset: DatasetTables
@@ -45,14 +48,14 @@ class Inputs:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """Embeddings of `images`, float32 [n, D]; where all images of the data set are asked for, the file's own memory map."""
+        """Embeddings of `images`, float32 [n, D]; a memory map of the file if these are all images of the data set."""
         if self.embeddings_folder is None:
-            raise GraceError("this identifier scheme needs image embeddings: give --embeddings")
+            raise GraceError("this identifier scheme needs image embeddings: pass --embeddings")
         path = self.embeddings_folder / "image_embeddings.npy"
         array = read_array(path, "image embeddings")
         if array.ndim != 2 or len(array) != len(self.dataset.images):
             raise GraceError(
-                f"image embeddings {path} have the shape {list(array.shape)} but the data set has "
+                f"image embeddings {path} have the shape {list(array.shape)}, but the data set has "
                 f"{len(self.dataset.images)} images; run encode again"
             )
         rows = self.images["row"].to_numpy()
@@ -60,21 +63,21 @@ class Inputs:
             array = np.asarray(array[rows], dtype=np.float32)
         for start in range(0, len(array), ROWS_AT_ONCE):
             if not np.isfinite(array[start : start + ROWS_AT_ONCE]).all():
-                raise GraceError(f"image embeddings {path} hold values that are not finite; run encode again")
+                raise GraceError(f"image embeddings {path} contain values that are not finite; run encode again")
         return array
 
     @cached_property
     def pseudo_queries(self) -> pd.DataFrame:
         """Pseudo-queries of the gallery images: image_id, text."""
         if self.pseudo_queries_folder is None:
-            raise GraceError("this identifier scheme needs pseudo-queries: give --pseudo-queries")
+            raise GraceError("this identifier scheme needs pseudo-queries: pass --pseudo-queries")
         path = self.pseudo_queries_folder / "pseudo_queries.parquet"
         return read_table(path, "pseudo-queries", ["image_id", "text"])
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a scheme answers: image `image[i]` (a row of `Inputs.images`) has the identifier `tokens[i]`."""
+    """The result of a scheme: image `image[i]` (a row of `Inputs.images`) has the identifier `tokens[i]`."""
 
     image: Sequence[int] | np.ndarray
     tokens: list[list[int]]
@@ -84,7 +87,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class IdentifierTables:
-    """A folder of identifiers that has been read."""
+    """The content of an identifiers folder."""
 
     folder: Path
     scheme: str
@@ -98,12 +101,12 @@ class IdentifierTables:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the table's content; hashed once, since a million identifiers take a second."""
+        """sha256 (hex) of the table's content; cached, since hashing a million identifiers takes a second."""
         return fingerprint(self.table)
 
 
 def load_identifiers(folder: Path | str) -> IdentifierTables:
-    """Read `identifiers.parquet` and `tokens.json` of a folder that the stage `identifiers` wrote."""
+    """Read `identifiers.parquet` and `tokens.json` from a folder written by the stage `identifiers`."""
     folder = need(folder, "folder of identifiers")
     table = read_table(folder / "identifiers.parquet", "table of identifiers", TABLE_COLUMNS)
     if not len(table):
@@ -130,27 +133,27 @@ def flatten(sequences: Sequence[Sequence[int]] | pd.Series) -> tuple[np.ndarray,
     """Sequences as one int64 array of all their items and an int64 array of their lengths."""
     parts = sequences.tolist() if isinstance(sequences, pd.Series) else list(sequences)
     lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    if all(isinstance(part, np.ndarray) for part in parts):  # as a table that was read holds them
+    if all(isinstance(part, np.ndarray) for part in parts):  # as in a table read from a file
         joined = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
         return joined.astype(np.int64, casting="same_kind"), lengths
     return np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=int(lengths.sum())), lengths
 
 
 def closed(sequences: Sequence[np.ndarray] | pd.Series, end: list[int]) -> list[np.ndarray]:
-    """Identifiers with their end: `end` is the end token, or empty where the scheme has none (atomic)."""
+    """Identifiers with the end token appended; `end` is empty if the scheme has none (atomic)."""
     return [np.append(sequence, end).astype(np.int64) for sequence in sequences]
 
 
 def read_tokenizer(folder: Path | str) -> Any:
-    """Load the fast tokenizer of a local folder; never asks a network."""
+    """Load the fast tokenizer of a local folder; never uses the network."""
     folder = need(folder, "tokenizer folder")
     need(folder / "tokenizer.json", "tokenizer file")
-    from transformers import PreTrainedTokenizerFast  # here, so that those who do not need it do not pay for the import
+    from transformers import PreTrainedTokenizerFast  # imported here because it is slow
 
     try:
         if _is_generic(folder):
             return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        from transformers import AutoTokenizer  # brings torch's compiler and scikit-learn along: three seconds more
+        from transformers import AutoTokenizer  # imports torch's compiler and scikit-learn: three more seconds
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception for a broken file
@@ -162,7 +165,7 @@ def read_tokenizer(folder: Path | str) -> Any:
 
 
 def _is_generic(folder: Path) -> bool:
-    """Whether the folder's tokenizer is of no model's own class, as those of the stage `tokenizer` with a small model are."""
+    """Whether the folder's tokenizer has no model-specific class, as with those that the stage `tokenizer` trains."""
     config = folder / "tokenizer_config.json"
     said = read_json(config, "configuration of the tokenizer") if config.is_file() else {}
     return isinstance(said, dict) and said.get("tokenizer_class") == "PreTrainedTokenizerFast"
@@ -177,9 +180,9 @@ def end_token_id(tokenizer: Any) -> int:
 
 
 def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of `texts` as plain text: nothing added, nothing cut off.
+    """Token ids of `texts` as plain text: nothing added, nothing truncated.
 
-    The name of a special token inside a text (a caption that says `<image>`) becomes ordinary tokens, never that token.
+    The name of a special token inside a text (a caption with `<image>`) becomes ordinary tokens, never that token.
     """
     if not len(texts):
         return []
@@ -190,10 +193,10 @@ def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def identifier_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of identifier texts as they stand in a prompt after `id`: the first token takes the blank before it.
+    """Token ids of identifier texts as they follow `id` in a prompt: the first token includes the space before it.
 
-    Prompts are put together from token ids, `... id` + these ids + the end token, so that prompt, trie and decoding
-    agree whatever the tokenizer would merge in a joined text.
+    Prompts are assembled from token ids, `... id` + these ids + the end token, so that prompt, trie and decoding agree,
+    whatever the tokenizer would merge in the joined text.
     """
     return plain_tokens(tokenizer, [f" {text}" for text in texts])
 

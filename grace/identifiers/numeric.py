@@ -1,7 +1,7 @@
-"""numeric: the running number of an image with its digits apart, `1 3 0 4 2`.
+"""numeric: the running number of an image with its digits separated, `1 3 0 4 2`.
 
-The train and test images are shuffled with the seed first, so that numbers seen in training cover the range of the
-gallery's; the order of the data set's file says nothing about an image and must not be copied.
+The train and test images are first shuffled with the seed, so that the numbers seen in training cover the same range as the
+gallery's, and so that the order of the data set's file has no influence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from grace.identifiers.base import Assignment, Inputs, identifier_tokens
 
 
 def numeric(inputs: Inputs) -> Assignment:
-    """One identifier an image: blank-separated digits of its number, not padded."""
+    """One identifier per image: the digits of its number, separated by spaces, not padded."""
     texts = [" ".join(str(number)) for number in running_numbers(inputs)]
     return Assignment(np.arange(len(texts)), identifier_tokens(inputs.tokenizer, texts), texts)
 

@@ -1,6 +1,7 @@
-"""Which images an identifier belongs to, by the identifier table: what answers of a search are checked against.
+"""Look up the images that an identifier belongs to; the results of a search are checked against this.
 
-Built from a few arrays instead of a dictionary of tuples, which takes seconds and hundreds of megabytes for a million identifiers.
+Built from a few arrays instead of a dictionary of tuples, which for a million identifiers takes seconds and hundreds of
+megabytes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import pandas as pd
 
 from grace.identifiers.base import flatten
 
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is invertible
 
 
 class Owners:
-    """Images by identifier. Identifiers are found by a hash and then compared token by token, so a collision changes nothing."""
+    """Images by identifier. Identifiers are found by hash and then compared token by token, so collisions are harmless."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         """`rows` of an identifier table: columns tokens and image_id."""
@@ -28,7 +29,7 @@ class Owners:
         self.sorted = hashes[self.order]
 
     def __getitem__(self, identifier: Sequence[int]) -> set[str]:
-        """Ids of the images that have this identifier (token ids, no end token); empty: none has."""
+        """Ids of the images that have this identifier (token ids, no end token); empty if there are none."""
         tokens = np.asarray(identifier, dtype=np.int64)
         if not len(tokens):
             return set()
@@ -41,7 +42,7 @@ class Owners:
 
 
 def _hashes(flat: np.ndarray, starts_S: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:
-    """One number for each of S sequences, uint64 [S]: their tokens as the digits of a polynomial, modulo 2 ** 64."""
+    """One hash per sequence, uint64 [S]: its tokens as the coefficients of a polynomial, modulo 2 ** 64."""
     hashes = lengths_S.astype(np.uint64)
     rows = np.arange(len(lengths_S))
     for place in range(int(lengths_S.max(initial=0))):

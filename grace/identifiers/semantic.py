@@ -1,6 +1,6 @@
-"""semantic: texts that describe the image. Gold captions of a train image, pseudo-queries of a gallery image.
+"""semantic: texts that describe the image: gold captions for a train image, pseudo-queries for a gallery image.
 
-An image has several identifiers; a text that two images share belongs to both. No gold caption of a test image is read.
+An image has several identifiers; a text shared by two images belongs to both. No gold caption of a test image is read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from grace.system.errors import GraceError
 
 
 def semantic(inputs: Inputs) -> Assignment:
-    """One identifier for every different text of an image, in the order of the images."""
+    """One identifier for every distinct text of an image, in the order of the images."""
     captions = inputs.dataset.captions_of("train")[["image_id", "text"]]
-    gallery = set(inputs.images["image_id"][inputs.images["split"] != "train"])  # val images as test images
+    # val images are treated like test images
+    gallery = set(inputs.images["image_id"][inputs.images["split"] != "train"])
     queries = inputs.pseudo_queries
     queries = queries[queries["image_id"].isin(gallery)][["image_id", "text"]]
     texts = pd.concat([captions, queries], ignore_index=True)
@@ -31,7 +32,7 @@ def semantic(inputs: Inputs) -> Assignment:
         kind = "caption" if image["split"] == "train" else "pseudo-query"
         raise GraceError(
             f"semantic identifiers: {image['split']} image {image['image_id']} has no {kind} "
-            f"({int(mute.sum())} such images); every gallery image needs one pseudo-query at least"
+            f"({int(mute.sum())} such images); every gallery image needs at least one pseudo-query"
         )
     chosen = texts["text"].tolist()
     return Assignment(texts["image"].to_numpy(dtype="int64"), identifier_tokens(inputs.tokenizer, chosen), chosen)

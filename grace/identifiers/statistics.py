@@ -1,4 +1,4 @@
-"""Figures about a table of identifiers, `statistics.json`: lengths, fan-out and balance of every level, duplicates.
+"""Statistics of a table of identifiers, `statistics.json`: lengths, fan-out and balance of every level, duplicates.
 
 Run by the stage `identifiers`; read by `report`.
 """
@@ -19,11 +19,11 @@ from grace.identifiers.tree.tree import Trie
 def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], checks: list[str]) -> dict[str, Any]:
     """The content of statistics.json.
 
-    lengths: number of identifiers by their number of tokens, without the end token. fan_out: of each level of the tree
-    of all identifiers (those of train images too, with the end token), the nodes that have children and their fewest, median
-    and most children; gallery_fan_out: the same of the split test alone. tree: depth and balance, see `tree_shape`.
-    duplicates: identifiers that map to several images, and the images that have only such identifiers (no search can tell
-    these apart).
+    lengths: number of identifiers by length in tokens, without the end token. fan_out: for each level of the tree of all
+    identifiers (including train images, with the end token), the number of nodes with children, and their minimum, median
+    and maximum number of children; gallery_fan_out: the same for the test split only. tree: depth and balance, see
+    `tree_shape`. duplicates: identifiers that map to several images, and the images that have only such identifiers (no
+    search can tell these apart).
     """
     _, lengths = flatten(table["tokens"])
     keys = table["tokens"].map(lambda tokens: np.asarray(tokens, dtype=np.int32).tobytes())
@@ -47,13 +47,13 @@ def statistics(table: pd.DataFrame, scheme: str, seed: int, end: list[int], chec
 
 
 def fan_out(table: pd.DataFrame, end: list[int]) -> list[dict[str, float]]:
-    """A row a level: level, nodes (with children), min, median, max of their children."""
+    """One row per level: level, nodes (with children), min, median, max of their children."""
     if not len(table):
         return []
     flat, lengths = flatten(table["tokens"])
     tree = Trie.from_arrays(flat, lengths, np.zeros(len(table), dtype=np.int64), ["-"], end[0] if end else None)
     ends = tree.is_leaf if not tree.uniform else torch.arange(tree.nodes) >= tree.levels[-2]
-    number = ends.int() if end else torch.zeros(tree.nodes, dtype=torch.int32)  # the end token is one more child
+    number = ends.int() if end else torch.zeros(tree.nodes, dtype=torch.int32)  # the end token counts as a child
     number[: len(tree.first) - 1] += tree.first.diff()
     rows: list[dict[str, float]] = []
     for level, (begin, stop) in enumerate(pairwise(tree.levels if end else tree.levels[:-1])):
@@ -69,9 +69,9 @@ def fan_out(table: pd.DataFrame, end: list[int]) -> list[dict[str, float]]:
 def tree_shape(table: pd.DataFrame) -> dict[str, Any]:
     """Depth and balance of the tree of all identifiers, without the end token.
 
-    depth: fewest, mean and most tokens. levels: of the groups of identifiers that agree in their tokens up to each level, how
-    many there are, their smallest, median and largest size, and their evenness: the entropy of the sizes over the greatest
-    that so many groups could have (Pielou, 1966); 1 is a perfectly balanced level.
+    depth: minimum, mean and maximum number of tokens. levels: for each level, identifiers are grouped by their tokens up to
+    it; given are the number of groups, their minimum, median and maximum size, and their evenness: the entropy of the sizes
+    divided by the largest entropy possible for that number of groups (Pielou, 1966); 1 is a perfectly balanced level.
     """
     flat, lengths = flatten(table["tokens"])
     deepest = int(lengths.max())
@@ -97,7 +97,7 @@ def tree_shape(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def level_alphabets(table: pd.DataFrame, end: list[int]) -> list[list[int]]:
-    """Token ids that stand at each position of any identifier, with the end token where an identifier may end."""
+    """Token ids that occur at each position of any identifier, with the end token where an identifier may end."""
     flat, lengths = flatten(closed(table["tokens"], end))
     positions = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     pairs = np.unique(positions << 32 | flat)

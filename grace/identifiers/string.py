@@ -1,4 +1,4 @@
-"""string: the same running number as in numeric, written together, `13042`, as the tokenizer cuts it."""
+"""string: the same running number as in numeric, written without spaces, `13042`, and split by the tokenizer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from grace.identifiers.numeric import running_numbers
 
 
 def string(inputs: Inputs) -> Assignment:
-    """One identifier an image: its number as the tokenizer cuts it."""
+    """One identifier per image: its number as the tokenizer splits it."""
     texts = [str(number) for number in running_numbers(inputs)]
     return Assignment(np.arange(len(texts)), identifier_tokens(inputs.tokenizer, texts), texts)

@@ -1,17 +1,18 @@
 """structured: the path of an image in a hierarchical k-means tree over the image embeddings.
 
-Every cluster of more than `leaf_size` images is split into at most `clusters` clusters by k-means; a symbol a level
-says which. In a cluster of at most `leaf_size` images, a leaf, the last symbol is the position of the image. A symbol
-of a level is one new token, `<s{level}_{symbol}>`. A cluster that k-means cannot split (identical embeddings) or that
-lies at `max_depth` is cut in order into equal parts, and those again, until every part is a leaf: this always ends.
+Every cluster of more than `leaf_size` images is split into at most `clusters` clusters by k-means; the path has one symbol
+per level for the chosen cluster. In a cluster of at most `leaf_size` images, a leaf, the last symbol is the position of the
+image. Every symbol of a level is a new token, `<s{level}_{symbol}>`. A cluster that k-means cannot split (identical
+embeddings), or one at `max_depth`, is divided in order into equal parts, repeatedly, until every part is a leaf; this always
+terminates.
 
-With `align` a symbol means about the same under every parent: the children of each parent are matched one to one to a
-codebook of the level, k-means centres of all residuals (child centre minus parent centre) at that depth. The tree and the
-leaves are the same, only the names of siblings differ; a language model then learns a level once, not once a parent.
+With `align` a symbol means roughly the same under every parent: the children of each parent are matched one to one to a
+codebook of the level, the k-means centres of all residuals (child centre minus parent centre) at that depth. Tree and
+leaves stay the same, only siblings are renamed; a language model then learns each level once instead of once per parent.
 
-At scale: a cluster of more than `LARGE` images is split by mini-batch k-means and a codebook learns from about `LARGE`
-residuals; the clusters of a level are split beside each other, a processor core each. Embeddings may be a memory map and
-are read a cluster at a time. `python -m benchmarks.data.structured_identifiers` measures time, memory and balance.
+At scale: a cluster of more than `LARGE` images is split by mini-batch k-means, and a codebook is fitted to about `LARGE`
+residuals; the clusters of a level are split in parallel, one CPU core each. Embeddings may be a memory map and are read one
+cluster at a time. `python -m benchmarks.data.structured_identifiers` measures time, memory and balance.
 
 Method: Tay et al., "Transformer Memory as a Differentiable Search Index", 2022; k = c = 30 in Li et al., ACL 2024.
 Mini-batch k-means: Sculley, "Web-Scale K-Means Clustering", 2010.
@@ -36,17 +37,17 @@ from grace.identifiers.base import Assignment, Inputs
 from grace.system.openmp import openmp_threads
 
 LARGE = 32_768
-"""Images of a cluster above which k-means is run in mini-batches; residuals that a codebook learns from, about."""
+"""Cluster size above which k-means runs in mini-batches; approximate number of residuals for a codebook."""
 MINI_BATCH = 8_192
 AT_ONCE = 1_024
-"""Rows that are compared at a time."""
+"""Number of rows compared at a time."""
 
 Family = tuple[np.ndarray, list[np.ndarray] | None]
-"""The members of a cluster and the parts it was split into; None: a leaf, every member is a part."""
+"""The members of a cluster and the parts it was split into; None for a leaf, where every member is a part."""
 
 
 def structured(inputs: Inputs) -> Assignment:
-    """One identifier an image; new tokens are those of the symbols in use, by level and symbol."""
+    """One identifier per image; the new tokens are those of the symbols in use, by level and symbol."""
     settings = inputs.settings
     paths = cluster_paths(
         inputs.embeddings,
@@ -77,23 +78,23 @@ def cluster_paths(
     align: bool = True,
     workers: int | None = None,
 ) -> list[list[int]]:
-    """Paths (symbols from level 0) of the rows of `embeddings`, float32 [n, D], all different and prefix-free.
+    """Paths (symbols from level 0) of the rows of `embeddings`, float32 [n, D], all distinct and prefix-free.
 
-    Level by level, so that the same seed draws the same k-means starts. Every clustering runs on one thread, because the
-    order of sums over threads may change the last bit of a centre; `workers` (of the processor's cores) clusterings run
-    beside each other, so that their number changes nothing.
+    Works level by level, so that the same seed draws the same k-means starts. Every clustering runs on one thread, because
+    the order in which threads add up may change the last bit of a centre; `workers` clusterings run in parallel (default:
+    one per CPU core), whose number has no effect on the result.
     """
     generator = np.random.default_rng([seed, 2])
     paths: list[list[int]] = [[] for _ in range(len(embeddings))]
     parents, depth = [np.arange(len(embeddings))], 0
     allowed = len(os.sched_getaffinity(0))
-    workers = workers or min(allowed, openmp_threads() or allowed)  # Snakemake says a job's threads there
+    workers = workers or min(allowed, openmp_threads() or allowed)  # Snakemake sets it to the job's threads
     with (
         threadpool_limits(1),
         ThreadPoolExecutor(workers, initializer=threadpool_limits, initargs=(1,)) as pool,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters: seen below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: handled below
         while parents:
             families = _split_all(embeddings, parents, clusters, leaf_size, depth < max_depth, generator, pool)
             codebook = _codebook(embeddings, families, generator) if align and len(families) > 1 else None
@@ -114,7 +115,7 @@ def _split_all(
     generator: np.random.Generator,
     pool: Executor,
 ) -> list[Family]:
-    """Every cluster of a level with its parts. Seeds are drawn in order before the clusterings begin."""
+    """Split every cluster of a level. Seeds are drawn in order before the clusterings start."""
 
     def seeded(members: np.ndarray) -> tuple[np.ndarray, int | None]:
         by_k_means = len(members) > leaf_size and by_distance and _differ(embeddings, members)
@@ -129,7 +130,7 @@ def _split_all(
 
 
 def _parts(embeddings: np.ndarray, members: np.ndarray, clusters: int, seed: int | None) -> list[np.ndarray]:
-    """Two or more non-empty parts of `members` (at least two): by k-means, or in order where that finds one cluster."""
+    """Two or more non-empty parts of `members` (at least two): by k-means, or in order if that finds one cluster."""
     clusters = min(clusters, len(members))
     if seed is not None:
         means = (
@@ -137,7 +138,7 @@ def _parts(embeddings: np.ndarray, members: np.ndarray, clusters: int, seed: int
             if len(members) <= LARGE
             else MiniBatchKMeans(clusters, batch_size=MINI_BATCH, n_init=1, random_state=seed)
         )
-        # the whole array is not copied: of a million images it has gigabytes
+        # the whole array is not copied: for a million images it takes gigabytes
         points = embeddings if len(members) == len(embeddings) else embeddings[members]
         labels = means.fit(points).labels_
         parts = [part for label in range(clusters) if len(part := members[labels == label])]
@@ -147,7 +148,7 @@ def _parts(embeddings: np.ndarray, members: np.ndarray, clusters: int, seed: int
 
 
 def _codebook(embeddings: np.ndarray, families: list[Family], generator: np.random.Generator) -> np.ndarray | None:
-    """Centres of the residuals of a level, [most children of a parent, D]; None where too few residuals differ."""
+    """Centres of the residuals of a level, [most children of a parent, D]; None if there are too few distinct residuals."""
     counts = np.array([len(members) if parts is None else len(parts) for members, parts in families])
     size, seed = int(counts.max()), int(generator.integers(2**31))
     if counts.sum() > LARGE:
@@ -155,7 +156,7 @@ def _codebook(embeddings: np.ndarray, families: list[Family], generator: np.rand
         enough = int(np.searchsorted(counts[order].cumsum(), LARGE)) + 1
         families = [families[place] for place in np.sort(order[:enough])]
     residuals = np.concatenate([_residuals(embeddings, family) for family in families])
-    if len(np.unique(residuals, axis=0)) < size:  # identical embeddings: there is nothing to align
+    if len(np.unique(residuals, axis=0)) < size:  # identical embeddings: nothing to align
         return None
     return KMeans(size, n_init=1, random_state=seed).fit(residuals).cluster_centers_
 
@@ -163,7 +164,7 @@ def _codebook(embeddings: np.ndarray, families: list[Family], generator: np.rand
 def _symbols(
     embeddings: np.ndarray, families: list[Family], codebook: np.ndarray | None, pool: Executor
 ) -> Iterable[list[int]]:
-    """A symbol for each part of each family: its place, or the codeword that its residual is matched to."""
+    """A symbol for each part of each family: its position, or the codeword that its residual is matched to."""
     if codebook is None:
         return (list(range(len(members if parts is None else parts))) for members, parts in families)
 

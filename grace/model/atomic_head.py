@@ -1,12 +1,12 @@
-"""The classification head of the atomic scheme (GRACE, section 3.2: one class an image).
+"""The classification head of the atomic scheme (GRACE, section 3.2: one class per image).
 
-score(q, i) = exp(s) * <normalise(P h), normalise(W_i)>: h the hidden state of the last real token after the final norm, P a
-trained projection, W the class matrix that starts as the image embeddings, s a learned temperature. Always fp32: neither a cast of
-the model nor training in bf16 rounds it.
+score(q, i) = exp(s) * <normalise(P h), normalise(W_i)>, where h is the hidden state of the last real token after the final
+norm, P a trained projection, W the class matrix, initialised with the image embeddings, and s a learned temperature. Always
+fp32: neither casting the model nor training in bf16 rounds it.
 
-DeepSpeed rounds every parameter of a model that it trains in bf16. The class matrix is therefore a buffer, unless it is trained;
-trained parameters have their fp32 master weights beside them, handed over after every step (`keep_exact`): the head computes with
-those, and gradients reach the rounded parameters.
+DeepSpeed rounds every parameter of a model that it trains in bf16. The class matrix is therefore a buffer, unless it is
+trained. For trained parameters, the fp32 master weights are passed in after every step (`keep_exact`): the head computes
+with those, and gradients go to the rounded parameters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AtomicHead(nn.Module):
             self.classes = nn.Parameter(classes_KD)
         else:
             self.register_buffer("classes", classes_KD)
-        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))  # DeepSpeed wants an axis
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))  # DeepSpeed needs an axis
         for name, _ in list(self.named_parameters()):
             self.register_buffer(_exact(name), None, persistent=False)
 
@@ -42,14 +42,14 @@ class AtomicHead(nn.Module):
             return F.normalize(F.linear(hidden_BH.float(), weight_DH), dim=-1)
 
     def forward(self, hidden_BH: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits, fp32 [B, K], of all classes or of the given rows of the class matrix."""
+        """Logits, fp32 [B, K], for all classes or for the given rows of the class matrix."""
         classes_KD = self.class_matrix()
         chosen = classes_KD if rows is None else classes_KD[rows]
         with torch.autocast(hidden_BH.device.type, enabled=False):
             return self.scale() * self.queries(hidden_BH) @ F.normalize(chosen, dim=-1).T
 
     def class_matrix(self) -> Tensor:
-        """The class matrix as it is computed with, fp32 [K, D], not normalised."""
+        """The class matrix used in the computation, fp32 [K, D], not normalised."""
         return self._value("classes", self.classes)
 
     def scale(self) -> Tensor:
@@ -57,12 +57,12 @@ class AtomicHead(nn.Module):
         return self._value("log_scale", self.log_scale).clamp(max=math.log(100.0)).exp()
 
     def keep_exact(self, values: dict[str, Tensor]) -> None:
-        """Compute with these fp32 values of parameters (by name) from now on; their gradients stay the parameters'."""
+        """From now on compute with these fp32 values of parameters (by name); gradients still go to the parameters."""
         for name, value in values.items():
             setattr(self, _exact(name), value.detach())
 
     def exact_values(self) -> dict[str, Tensor]:
-        """The fp32 values that `keep_exact` was given, by the names of their parameters."""
+        """The fp32 values passed to `keep_exact`, by parameter name."""
         found = {name: getattr(self, _exact(name)) for name, _ in self.named_parameters()}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -72,7 +72,7 @@ class AtomicHead(nn.Module):
         return value if exact is None else exact + (value - value.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AtomicHead:
-        """As of any module, such as a move to a device, but a change of the precision is left out."""
+        """As for any module, such as a move to a device, but without a change of precision."""
 
         def in_fp32(tensor: Tensor) -> Tensor:
             made = fn(tensor)

@@ -1,6 +1,6 @@
-"""Samples and padded batches of them: prompts, targets and images, as a model reads them in training and in measuring.
+"""Samples and padded batches: the prompts, targets and images that a model reads in training and evaluation.
 
-A sample is a prompt, a target (both token ids) and the row of an image (-1: the pad image). Batches have no state.
+A sample is a prompt, a target (both token ids) and the row of an image (-1: the pad image). Batches are stateless.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Samples:
     targets: list[list[int]]
     images: np.ndarray  # int64 [n], row of the embeddings or PAD_IMAGE
     labels: np.ndarray  # int64 [n] or [0]
-    teacher: np.ndarray | None = None  # f32 [U, D], the tower's embeddings of U captions (distillation)
-    captions: np.ndarray | None = None  # int64 [n], the row of it that is the caption of sample i
+    teacher: np.ndarray | None = None  # f32 [U, D], the tower's embeddings of U captions (for distillation)
+    captions: np.ndarray | None = None  # int64 [n], the row of `teacher` for the caption of sample i
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -45,13 +45,13 @@ class Batch:
     supervised: Tensor  # bool [B, L]: the next token is part of the loss
     next_ids: Tensor  # int64 [S]
     last: Tensor  # int64 [B]: position of the last real token
-    visual: Tensor  # f32 [U, T, C]: each different image of the batch once
-    image_of: Tensor  # int64 [B]: which of them a sequence has
+    visual: Tensor  # f32 [U, T, C]: each distinct image of the batch once
+    image_of: Tensor  # int64 [B]: the row of `visual` for each sequence
     labels: Tensor  # int64 [B] or [0]
     kind: str
     teacher: Tensor | None = None  # f32 [B, D]: the tower's embedding of the caption (distillation)
-    caption: Tensor | None = None  # int64 [B]: the number of the caption
-    images: tuple[int, ...] = ()  # rows of the embeddings that `visual` is of, PAD_IMAGE among them
+    caption: Tensor | None = None  # int64 [B]: the index of the caption
+    images: tuple[int, ...] = ()  # the embedding row of each image in `visual`, or PAD_IMAGE
 
     def to(self, device: torch.device) -> Batch:
         moved = {
@@ -64,9 +64,9 @@ class Batch:
 def collate(
     samples: Samples, rows: np.ndarray, embeddings: Embeddings, pad_id: int, kind: str, prompt_tokens: int
 ) -> Batch:
-    """Pad the given samples. The last `prompt_tokens` tokens of the prompt (the word `id`) are supervised with the target.
+    """Pad the given samples. The last `prompt_tokens` tokens of a prompt (the word `id`) are supervised like the target.
 
-    Supervised position l predicts token l + 1; the mask is built from lengths, without a loop over tokens.
+    Supervised position l predicts token l + 1; the mask is built from the lengths, without a loop over tokens.
     """
     prompts = [samples.prompts[row] for row in rows]
     targets = [samples.targets[row] for row in rows]
@@ -100,7 +100,7 @@ def collate(
 
 
 def share_images(batches: Sequence[Batch]) -> list[Batch]:
-    """The same batches over one common `visual`, each different image of all of them once: one run of the perceiver a step."""
+    """The same batches with a common `visual` of all distinct images, so that the perceiver runs once per step."""
     place: dict[int, int] = {}
     kept: list[Tensor] = []
     for batch in batches:
@@ -116,8 +116,8 @@ def share_images(batches: Sequence[Batch]) -> list[Batch]:
 
 
 def media_of(model, batch: Batch, resampled: Tensor | None = None) -> Tensor:
-    """Resampled images, one a sequence, [B, 1, N, C]; each different image of the batch (the pad image) is resampled once.
+    """Resampled images, one per sequence, [B, 1, N, C]; each distinct image of the batch is resampled once.
 
-    index_select, because the backward pass of plain indexing adds up in the order in which threads come.
+    Uses index_select, because the backward pass of plain indexing sums in an order that depends on the threads.
     """
     return (model.resample(batch.visual) if resampled is None else resampled).index_select(0, batch.image_of)

@@ -1,6 +1,6 @@
-"""Model folders in and out.
+"""Save and load model folders.
 
-A model folder holds `model.safetensors` (every tensor once: open_flamingo reaches its blocks under several names),
+A model folder contains `model.safetensors` (every tensor once, since open_flamingo's blocks have several names),
 `config.json` and the tokenizer. The inference build needs nothing else: no DeepSpeed, no hub.
 """
 
@@ -23,14 +23,14 @@ FORMAT = "grace-flamingo-1"
 
 
 def save_model(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], tokenizer: Any) -> None:
-    """Write a model folder: `tensors` by name, `config` (see `load_model`), tokenizer."""
+    """Write a model folder: `tensors` by name, `config` (see `load_model`), and the tokenizer."""
     tokenizer.save_pretrained(folder)
     save_weights(folder / "model.safetensors", tensors)
     write_json(folder / "config.json", {"format": FORMAT, **config})
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, Any, dict[str, Any]]:
-    """Read a model folder: the `GraceFlamingo` with its atomic head, if it has one, the tokenizer and the configuration."""
+    """Read a model folder: the `GraceFlamingo` (with its atomic head, if any), the tokenizer and the configuration."""
     from grace.model.atomic_head import AtomicHead
     from grace.model.flamingo import build
 

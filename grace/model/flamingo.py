@@ -1,10 +1,10 @@
-"""open_flamingo's Flamingo over precomputed visual tokens.
+"""open_flamingo's Flamingo on precomputed visual tokens.
 
-The vision tower is frozen and runs once, in the stage `encode`; what stands here is the perceiver resampler and the
-language model with its gated cross-attention. Both published OpenFlamingo and the small default model are settings.
+The vision tower is frozen and runs once, in the stage `encode`; this module has the perceiver resampler and the language
+model with its gated cross-attention. The published OpenFlamingo and the small default model differ only in settings.
 
-Legend of shapes: B sequences, L tokens, U different images, T visual tokens of the tower, C their width, N perceiver
-latents, H width of the language model.
+Legend of shapes: B sequences, L tokens, U distinct images, T visual tokens of the tower, C their width, N perceiver latents,
+H width of the language model.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from grace.model.language_models import language_model
 from grace.system.errors import GraceError
+from grace.system.packaged import need_package
 from grace.system.torchvision_shim import import_torchvision
 from grace.workflow.config import Flamingo as FlamingoSettings
 
 import_torchvision()
+need_package("open_flamingo", "the language model")
 
 from open_flamingo.src.factory import _infer_decoder_layers_attr_name  # noqa: E402
 from open_flamingo.src.flamingo import Flamingo  # noqa: E402
@@ -30,10 +32,10 @@ from open_flamingo.src.utils import extend_instance  # noqa: E402
 
 
 class GraceFlamingo(Flamingo):
-    """Flamingo whose images come as visual tokens and whose hidden states can be had without the vocabulary head."""
+    """Flamingo that takes images as visual tokens and can return hidden states without the vocabulary head."""
 
     def resample(self, visual_tokens_UTC: Tensor) -> Tensor:
-        """Visual tokens of U images, [U, T, C], to what the language model attends to, [U, 1, N, C] in its precision."""
+        """Visual tokens of U images, [U, T, C], to the latents that the language model attends to, [U, 1, N, C]."""
         return self.perceiver(visual_tokens_UTC[:, None, None].to(self.perceiver.norm.weight.dtype))
 
     def hidden_states(
@@ -46,14 +48,14 @@ class GraceFlamingo(Flamingo):
     ) -> tuple[Tensor, Any]:
         """Final-norm hidden states [B, L, H] and the cache (None unless one was given).
 
-        Tokens after `<image>` attend to the image; with a cache that holds `<image>` already, every new token does. An image
-        that all sequences share comes once, [1, 1, N, C]: its keys and values are then computed once a layer and not for
-        every sequence, which in a search costs more than a small language model itself.
+        Tokens after `<image>` attend to the image; with a cache that already contains `<image>`, every new token does. Pass
+        an image shared by all sequences once, [1, 1, N, C]: its keys and values are then computed once per layer instead of
+        for every sequence, which in a search costs more than a small language model itself.
         """
         continued = past_key_values is not None and past_key_values.get_seq_length() > 0
         for layer in self.lang_encoder._get_decoder_layers():
             layer.condition_vis_x(media_B1NC)
-            # With cached media open_flamingo counts the media of the first call: one image a sequence, all after it.
+            # With cached media open_flamingo counts the media of the first call: one image per sequence, before all tokens.
             ones = torch.ones_like(input_ids_BL[:, :1], dtype=torch.bool)
             layer.condition_media_locations(ones if continued else input_ids_BL == self.media_token_id)
             layer.condition_use_cached_media(continued)
@@ -76,7 +78,7 @@ class GraceFlamingo(Flamingo):
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence that the language model reads, tokens."""
+        """Longest sequence that the language model reads, in tokens."""
         config = self.lang_encoder.config
         return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
@@ -87,8 +89,8 @@ def build(
 ) -> GraceFlamingo:  # fmt: skip
     """A Flamingo for `tokenizer` plus `new_tokens` identifier tokens.
 
-    `visual_width` is C. With `pretrained` False the language model gets its shape only (its weights come from a file
-    of ours), from `language_model_config` where a model folder holds it. Random weights follow `settings.seed`.
+    `visual_width` is C. With `pretrained` False only the architecture of the language model is built (its weights come from
+    a model folder), from `language_model_config` if the folder has one. Random weights are seeded by `settings.seed`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -99,14 +101,14 @@ def build(
         except ValueError:
             raise GraceError(
                 f"open_flamingo has no cross-attention for {type(words).__name__}; "
-                "families that work: OPT, GPT-NeoX, MPT, Llama, GPT-J"
+                "use one of OPT, GPT-NeoX, MPT, Llama, GPT-J"
             ) from None
         if settings.language_model == "pretrained" and settings.pretrained.layers:
             _keep_layers(words, settings.pretrained.layers)
         words.resize_token_embeddings(len(tokenizer) + new_tokens, mean_resizing=False)
         media = tokenizer.convert_tokens_to_ids("<image>")
         end = tokenizer.convert_tokens_to_ids("<|endofchunk|>")
-        tower = SimpleNamespace(visual=nn.Identity())  # the tower has run already
+        tower = SimpleNamespace(visual=nn.Identity())  # the tower has already run
         model = GraceFlamingo(
             tower, words, end, media, visual_width, cross_attn_every_n_layers=settings.cross_attention_every
         )
@@ -119,25 +121,25 @@ def build(
 
 
 def add_tokens(model: GraceFlamingo, vocabulary: int, seed: int) -> None:
-    """Grow the vocabulary to `vocabulary` tokens; the new rows are random by `seed`."""
+    """Grow the vocabulary to `vocabulary` tokens; the new rows are random, seeded by `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.lang_encoder.resize_token_embeddings(vocabulary, mean_resizing=False)
 
 
 def _keep_layers(words: Any, count: int) -> None:
-    """Drop all decoder layers above the lowest `count`; the final norm and the head stay."""
+    """Keep the lowest `count` decoder layers; the final norm and the head stay."""
     layers = words._get_decoder_layers()
     if count > len(layers):
         raise GraceError(
-            f"flamingo.pretrained.layers is {count}, but the language model has {len(layers)} decoder layers; lower it"
+            f"flamingo.pretrained.layers is {count}, but the language model has only {len(layers)} decoder layers; lower it"
         )
     words._set_decoder_layers(layers[:count])
     words.config.num_hidden_layers = count
 
 
 def _shape_cross_attention(model: GraceFlamingo, settings: FlamingoSettings) -> None:
-    """Give the cross-attention the heads and the gates of the settings (open_flamingo's are fixed at 8 x 64 and 0)."""
+    """Set the heads and gates of the cross-attention from the settings (open_flamingo fixes them at 8 x 64 and 0)."""
     for block in model.lang_encoder.gated_cross_attn_layers:
         if not isinstance(block, GatedCrossAttentionBlock):
             continue

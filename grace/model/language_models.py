@@ -1,8 +1,8 @@
-"""The language model below a Flamingo: made from scratch, or pretrained by hub name, local folder or GGUF file.
+"""The language model inside a Flamingo: built from scratch, or pretrained by hub name, local folder or GGUF file.
 
-Pretrained weights are loaded whole or not at all: a missing, unexpected or misshapen tensor is an error. MPT has a loader
-of its own (QK LayerNorm, published names); the other families go through transformers. No code of a model's repository
-is ever executed.
+Pretrained weights are loaded completely or not at all: a missing, unexpected or misshapen tensor is an error. MPT has its
+own loader (QK LayerNorm, published names); the other families go through transformers. Code from a model's repository is
+never executed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def language_model(
 ) -> nn.Module:
     """The language model of `settings` with its own vocabulary.
 
-    With `pretrained` False it has its shape only; `config` is then its configuration as `describe` gave it, so that neither
-    a hub nor the original folder is needed.
+    With `pretrained` False only its architecture is built; `config` is then its configuration as returned by `describe`, so
+    that neither a hub nor the original folder is needed.
     """
     from transformers import AutoModelForCausalLM
 
     if settings.language_model == "scratch":
-        # transformers' MPT adds its ALiBi bias to the scores itself and knows no other implementation.
+        # transformers' MPT adds the ALiBi bias to the scores itself and supports no other implementation.
         attention = "eager" if settings.scratch.architecture == "mpt" else "sdpa"
         return AutoModelForCausalLM.from_config(
             scratch_config(settings.scratch, tokenizer), attn_implementation=attention
@@ -62,14 +62,14 @@ def read_configuration(name: str) -> dict[str, Any]:
         return read_config(gguf)
     path = fetch(name, "config.json")
     if path is None:
-        raise GraceError(f"language model {name!r} has no config.json; name a model or its folder")
+        raise GraceError(f"language model {name!r} has no config.json; give the name or folder of a model")
     return read_json(path, "configuration of the language model")
 
 
 def local_files(settings: FlamingoSettings) -> list[Path]:
-    """The files of a pretrained language model that is a folder or file on this machine: what a training read of it.
+    """The files of a pretrained language model that is a folder or file on this machine, which training reads.
 
-    Empty for one by hub name: its snapshot in the cache does not change under one revision.
+    Empty for a hub name, since a cached snapshot of a revision does not change.
     """
     if settings.language_model != "pretrained" or not Path(settings.pretrained.model).exists():
         return []
@@ -91,7 +91,7 @@ def _mpt(name: str, values: dict[str, Any], pretrained: bool) -> nn.Module:
     config = mpt_config(values, repr(name))
     if not pretrained:
         return make_mpt(config)
-    with no_init_weights():  # every parameter is filled below, or it is an error
+    with no_init_weights():  # every parameter is loaded below; a missing one is an error
         model = make_mpt(config)
     model.tie_weights()
     place_tensors(read_model_tensors(name), model, dict(model.named_parameters()), repr(name))
@@ -121,14 +121,14 @@ def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.
     except (OSError, ValueError) as error:
         if _is_of_a_pickle(error):
             raise GraceError(
-                f"language model {name!r}: its weights hold more than tensors and are not loaded; take them as safetensors"
+                f"language model {name!r}: its weights contain more than tensors and are not loaded; use safetensors files"
             ) from None
         raise GraceError(
             f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            "give a local folder in flamingo.pretrained.model where no hub can be reached"
+            "set flamingo.pretrained.model to a local folder if no hub can be reached"
         ) from None
     wrong = {kind: sorted(map(str, told[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    # GPT-NeoX and GPT-J files of their time hold masks and frequencies, which are computed now.
+    # Older GPT-NeoX and GPT-J files contain masks and frequencies, which are now computed.
     wrong["unexpected_keys"] = [key for key in wrong["unexpected_keys"] if not key.endswith(_COMPUTED)]
     if any(wrong.values()):
         said = "; ".join(f"{kind.removesuffix('_keys')} {keys[:3]}" for kind, keys in wrong.items() if keys)
@@ -137,7 +137,7 @@ def _by_transformers(name: str, values: dict[str, Any], pretrained: bool) -> nn.
 
 
 def _is_of_a_pickle(error: BaseException | None) -> bool:
-    """Whether torch refused a class in a weights file; transformers tells it as something else."""
+    """Whether torch refused a class in a weights file, which transformers reports as another error."""
     return error is not None and (isinstance(error, pickle.UnpicklingError) or _is_of_a_pickle(error.__context__))
 
 
@@ -145,7 +145,7 @@ _COMPUTED = ("attention.bias", "attention.masked_bias", "attn.bias", "attn.maske
 
 
 def scratch_config(settings: ScratchLanguageModel, tokenizer: Any) -> Any:
-    """The transformers configuration of a language model that is made from scratch."""
+    """The transformers configuration of a language model built from scratch."""
     from transformers import LlamaConfig, MptConfig, OPTConfig
 
     tokens = {

@@ -1,9 +1,9 @@
 """MPT with QK LayerNorm, on top of transformers' MPT blocks, and its configuration from a published `config.json`.
 
-MPT-1B (`mosaicml/mpt-1b-redpajama-200b`, and the copy of it that OpenFlamingo-3B stands on) normalises queries and keys over
-the whole width before the heads are cut; transformers' MPT reads the switch `qk_ln` and does nothing about it. The published
-repository brings its own code, which is never executed here: the block is written anew, and its names are those of
-transformers, so that a strict key table (`grace.model.published`) can tell what is missing.
+MPT-1B (`mosaicml/mpt-1b-redpajama-200b`, and the copy that OpenFlamingo-3B is built on) normalises queries and keys over the
+whole width before splitting the heads; transformers' MPT reads the switch `qk_ln` but ignores it. The published repository
+has its own code, which is never executed here: the block is reimplemented with the names of transformers, so that a strict
+key table (`grace.model.published`) can detect what is missing.
 
 Legend: B sequences, L new tokens, K tokens with those in the cache, H width, N heads, D width of a head.
 """
@@ -22,9 +22,9 @@ from grace.system.errors import GraceError
 
 MODEL_TYPES = ("mosaic_gpt", "mpt")
 
-# Where the name in MosaicGPT's configuration (MPT-1B, April 2023) differs from the name in MPT's `attn_config`.
+# Names in MosaicGPT's configuration (MPT-1B, April 2023) that differ from those in MPT's `attn_config`.
 _ATTENTION_KEYS = {"qk_ln": "attn_qk_ln", "clip_qkv": "attn_clip_qkv"}
-# What transformers' MPT cannot do; the only values that it computes rightly, and MosaicGPT's and MPT's default.
+# Settings that transformers' MPT does not implement: the only value it handles correctly, and the default.
 _ATTENTION_LIMITS: dict[str, tuple[Any, Any]] = {
     "alibi": (True, False),
     "alibi_bias_max": (8, 8),
@@ -45,7 +45,7 @@ _MODEL_LIMITS: dict[str, tuple[tuple[Any, ...], Any]] = {
 class QkNormAttention(MptAttention):
     """MPT's attention with LayerNorm over queries and keys (llm-foundry's `attn_qk_ln`): scale only, no bias.
 
-    Parameters beside MptAttention's: `q_ln.weight`, `k_ln.weight`, f32 [H] each. Keys enter the cache normalised.
+    Parameters besides MptAttention's: `q_ln.weight`, `k_ln.weight`, f32 [H] each. Keys are cached normalised.
     """
 
     def __init__(self, config: MptConfig, layer_idx: int) -> None:
@@ -61,8 +61,8 @@ class QkNormAttention(MptAttention):
         attention_mask: Tensor | None = None,
         cache_position: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Attention of the new tokens, [B, L, H]; ALiBi `position_bias` [N, 1, longest], `attention_mask` bool
-        [B, 1, L, K], true where a key must not be seen."""
+        """Attention output for the new tokens, [B, L, H]; ALiBi `position_bias` [N, 1, longest], `attention_mask` bool
+        [B, 1, L, K], true for masked keys."""
         batch, length, _ = hidden_states.shape
         mixed = self.Wqkv(hidden_states)
         if self.clip_qkv:
@@ -78,7 +78,7 @@ class QkNormAttention(MptAttention):
             )
         keys = key_BNKD.shape[2]
         bias_NK = position_bias[:, 0, -keys:]
-        # Softmax does not see a shift: with its own key at 0, a query's near keys have small biases, which bf16 holds.
+        # Softmax is invariant to shifts: relative to the query's own key, the biases of near keys are small enough for bf16.
         bias_NLK = (bias_NK[:, None] - bias_NK[:, keys - length :, None]).to(query_BNLD.dtype)
         bias = bias_NLK[None]
         if attention_mask is not None:
@@ -88,7 +88,7 @@ class QkNormAttention(MptAttention):
 
 
 class QkNormMptForCausalLM(MptForCausalLM):
-    """`MptForCausalLM` whose every attention is a `QkNormAttention`."""
+    """`MptForCausalLM` in which every attention is a `QkNormAttention`."""
 
     def __init__(self, config: MptConfig) -> None:
         super().__init__(config)
@@ -98,17 +98,17 @@ class QkNormMptForCausalLM(MptForCausalLM):
 
 
 def make_mpt(config: MptConfig) -> MptForCausalLM:
-    """An MPT with random weights: with QK LayerNorm if `config.attn_config.qk_ln` says so."""
+    """An MPT with random weights, and with QK LayerNorm if `config.attn_config.qk_ln` is set."""
     return QkNormMptForCausalLM(config) if config.attn_config.qk_ln else MptForCausalLM(config)
 
 
 def mpt_config(values: dict[str, Any], where: str) -> MptConfig:
-    """transformers' configuration of a published `config.json` of the types `mosaic_gpt` and `mpt`.
+    """transformers' configuration for a published `config.json` of type `mosaic_gpt` or `mpt`.
 
-    `where` names the file in the errors. A setting that the native blocks would silently compute otherwise (a bias, learned
-    positions, a prefix mask, dropout, ...) is a `GraceError`, and so is a size that is not given.
+    `where` names the file in errors. Raises a `GraceError` for a setting that the native blocks would silently ignore (a
+    bias, learned positions, a prefix mask, dropout, ...), and for a missing size.
     """
-    # MosaicGPT's keys are flat. A later commit of MPT-1B's repository names the type `mpt` and leaves the keys as they were.
+    # MosaicGPT's keys are flat. A later commit of MPT-1B's repository changes the type to `mpt` but keeps the keys.
     old = values.get("model_type") == "mosaic_gpt" or "attn_config" not in values
     given = values if old else values["attn_config"] or {}
     attention: dict[str, Any] = {}
@@ -135,6 +135,6 @@ def mpt_config(values: dict[str, Any], where: str) -> MptConfig:
 def _check(key: str, value: Any, allowed: tuple[Any, ...], where: str) -> None:
     if value not in allowed:
         raise GraceError(
-            f"language model {where}: {key} is {value!r}, only {' or '.join(map(repr, allowed))} is supported; "
+            f"language model {where}: {key} is {value!r}, but only {' or '.join(map(repr, allowed))} is supported; "
             "choose another model"
         )

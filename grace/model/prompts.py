@@ -1,11 +1,11 @@
-"""The only place where a prompt is made, for training and for decoding alike (GRACE, section 3.3).
+"""Build all prompts, for training and decoding alike (GRACE, section 3.3).
 
     memorize   image {scheme} id<image>id {ID}<|endofchunk|>     with the image
     retrieve   caption:{caption}<image>id {ID}<|endofchunk|>     with the pad image
     caption    <image>caption:{caption}<|endofchunk|>            with the image (the captioner)
 
-Prompts are put together from token ids, never by joining and splitting text, so a caption may hold `id`, `#` or the name of
-a special token. Nothing is cut: a caption that is longer than the model can read is an error in training and in decoding.
+Prompts are assembled from token ids, never by joining and splitting text, so a caption may contain `id`, `#` or the name of
+a special token. Nothing is truncated: a caption too long for the model is an error in training and in decoding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPECIAL_TOKENS = (END_TOKEN, MEDIA_TOKEN)
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids of prompts. A *target* is what the model is to write, end token included."""
+    """Token ids of prompts. A *target* is what the model should generate, including the end token."""
 
     tokenizer: Any
 
@@ -37,7 +37,7 @@ class Prompts:
         return int(self.tokenizer.convert_tokens_to_ids(MEDIA_TOKEN))
 
     def memorize(self, scheme: str) -> list[int]:
-        """The prompt that asks for the identifier of the image at hand."""
+        """The prompt that asks for the identifier of the given image."""
         return [*self._plain(f"image {scheme} id"), self.media, *self._plain("id")]
 
     def retrieve(self, captions: Sequence[str]) -> list[list[int]]:
@@ -46,7 +46,7 @@ class Prompts:
         return [[*start, *caption, *end] for caption in plain_tokens(self.tokenizer, captions)]
 
     def caption(self) -> list[int]:
-        """The prompt that asks for a caption of the image at hand."""
+        """The prompt that asks for a caption of the given image."""
         return [self.media, *self._plain("caption:")]
 
     def caption_targets(self, captions: Sequence[str]) -> list[list[int]]:
@@ -60,23 +60,23 @@ class Prompts:
 
 
 def check_lengths(lengths: Sequence[int], limit: int | None, what: str, texts: Sequence[str] | None = None) -> None:
-    """Raise a `GraceError` if a sequence is longer than the model can read; nothing is ever cut to fit.
+    """Raise a `GraceError` if a sequence is longer than the model can read; nothing is ever truncated.
 
-    `texts`: what each sequence was made of; that of the longest is shown.
+    `texts`: the text of each sequence; the error quotes the longest.
     """
     longest = max(lengths, default=0)
     if limit is not None and longest > limit:
         text = texts[list(lengths).index(longest)] if texts is not None else ""
         shown = f" ({text[:80]!r}{'...' if len(text) > 80 else ''})" if text else ""
         raise GraceError(
-            f"the longest {what} has {longest} tokens{shown} but the language model reads {limit}; shorten it, raise "
-            "flamingo.scratch.max_length, or take a model with a longer context"
+            f"the longest {what} has {longest} tokens{shown}, but the language model reads at most {limit}; shorten it, raise "
+            "flamingo.scratch.max_length, or choose a model with a longer context"
         )
 
 
 def check_queries(
     prompts: Prompts, texts: Sequence[str], longest_identifier: int, limit: int | None, what: str
 ) -> None:
-    """Raise a `GraceError` for a query that leaves no room for an identifier: asked before anything is trained."""
+    """Raise a `GraceError` for a query that leaves no room for an identifier; called before any training."""
     lengths = [len(ids) + longest_identifier for ids in prompts.retrieve(texts)]
     check_lengths(lengths, limit, f"{what} with its identifier", texts)

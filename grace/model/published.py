@@ -1,14 +1,14 @@
-"""Published weights into our model, under a strict key table: every tensor finds its place, every place its tensor.
+"""Load published weights into our model by a strict key table: every tensor must be used, every parameter filled.
 
-A table lists, in full, every name that a published file may use, and the parameter of ours that it means. Published names
-differ from ours in three ways, all of them listed and none of them guessed:
+The table lists every name that a published file may use, with the parameter it stands for. Published names differ from ours
+in three ways, all of them listed rather than guessed:
 
 - builds: `lang_model` for `lang_encoder` and `vision_tokenizer` for `perceiver` (the second build of open_flamingo);
 - MPT-1B: `ln_1`, `ln_2`, `mlp.mlp_up`, `mlp.mlp_down`, `ln_f` for `norm_1`, `norm_2`, `ffn.up_proj`, `ffn.down_proj`, `norm_f`;
-- aliases: open_flamingo reaches a block as `{layers}.N.decoder_layer` and as `old_decoder_blocks.N`, and a cross-attention as
-  `{layers}.N.gated_cross_attn_layer` and as `gated_cross_attn_layers.N`; a tied head is the embedding.
+- aliases: in open_flamingo a block is both `{layers}.N.decoder_layer` and `old_decoder_blocks.N`, and a cross-attention both
+  `{layers}.N.gated_cross_attn_layer` and `gated_cross_attn_layers.N`; a tied head is the embedding.
 
-What was confirmed and what is inferred about the published files stands in docs/training.md.
+docs/explanation/training.md says what is confirmed and what is inferred about the published files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from grace.model.weight_files import read_tensors
 from grace.system.errors import GraceError
 
-# A segment of our names, and how else a published file spells it.
+# A segment of our names, and its other spellings in published files.
 _HEADS = {"lang_encoder": ("lang_model",), "perceiver": ("vision_tokenizer",)}
 _MOSAIC = {
     "norm_1": "ln_1",
@@ -31,11 +31,11 @@ _MOSAIC = {
     "ffn.down_proj": "mlp.mlp_down",
     "transformer.norm_f": "transformer.ln_f",
 }
-TOWER = ("vision_encoder.",)  # the frozen tower has its own stage; its weights are not ours to load
+TOWER = ("vision_encoder.",)  # the frozen tower has its own stage and is not loaded here
 
 
 def key_table(model: nn.Module) -> dict[str, str]:
-    """Every published name -> the first name of the parameter of `model` that it means."""
+    """Map every published name to the first name of the parameter of `model` that it stands for."""
     table: dict[str, str] = {}
     first = {id(value): name for name, value in model.named_parameters()}
     for name, value in model.named_parameters(remove_duplicate=False):
@@ -60,10 +60,10 @@ def _replace_segment(name: str, ours: str, theirs: str) -> str:
 
 
 def place_tensors(tensors: dict[str, Tensor], model: nn.Module, needed: Iterable[str], where: str) -> set[str]:
-    """Copy published `tensors` into `model`; the names of ours that were filled.
+    """Copy published `tensors` into `model`; return the names of the parameters that were filled.
 
-    `needed` are the names of ours that must be there. A name that the table does not hold, a needed one without a tensor, a
-    wrong shape and two different tensors for one parameter are a `GraceError`.
+    `needed`: the parameters that must be filled. Raises a `GraceError` for a name that is not in the table, a needed
+    parameter without a tensor, a wrong shape, and two different tensors for one parameter.
     """
     table, targets = key_table(model), dict(model.named_parameters())
     given = {_unwrapped(name): value for name, value in tensors.items()}
@@ -74,7 +74,7 @@ def place_tensors(tensors: dict[str, Tensor], model: nn.Module, needed: Iterable
         if ours is None:
             continue
         if ours in found and not torch.equal(given[found[ours]], value):
-            raise GraceError(f"weights {where}: {name} and {found[ours]} are one parameter, but differ")
+            raise GraceError(f"weights {where}: {name} and {found[ours]} are the same parameter, but differ")
         found.setdefault(ours, name)
     unexpected = sorted(set(given) - set(table))
     missing = sorted(set(needed) - set(found))
@@ -85,7 +85,7 @@ def place_tensors(tensors: dict[str, Tensor], model: nn.Module, needed: Iterable
     for ours, name in found.items():
         if given[name].shape != targets[ours].shape:
             raise GraceError(
-                f"weights {where}: {name} has the shape {list(given[name].shape)}, the model's is {list(targets[ours].shape)}"
+                f"weights {where}: {name} has the shape {list(given[name].shape)}, but the model needs {list(targets[ours].shape)}"
             )
     with torch.no_grad():
         for ours, name in found.items():
@@ -94,10 +94,10 @@ def place_tensors(tensors: dict[str, Tensor], model: nn.Module, needed: Iterable
 
 
 def load_flamingo(path: Path, model: nn.Module, with_language_model: bool) -> None:
-    """Load Flamingo weights into a `GraceFlamingo`: ours, or published ones of OpenFlamingo and GRACE.
+    """Load Flamingo weights into a `GraceFlamingo`: our own, or those published by OpenFlamingo and GRACE.
 
-    A published `checkpoint.pt` holds what OpenFlamingo trained: perceiver, gated cross-attention and embeddings. It needs a
-    pretrained language model below it (`with_language_model`); a file that holds the language model too must hold all of it.
+    A published `checkpoint.pt` contains what OpenFlamingo trained: perceiver, gated cross-attention and embeddings. It needs
+    a pretrained language model (`with_language_model`); a file that includes the language model must include all of it.
     """
     added, own = parts(model)
     tensors = read_tensors(path)
@@ -106,13 +106,13 @@ def load_flamingo(path: Path, model: nn.Module, with_language_model: bool) -> No
     whole = bool(given & own)
     if not whole and not with_language_model:
         raise GraceError(
-            f"weights {path} hold no language model, and flamingo.language_model is scratch; set it to pretrained"
+            f"weights {path} contain no language model, but flamingo.language_model is scratch; set it to pretrained"
         )
     place_tensors(tensors, model, added | own if whole else added, str(path))
 
 
 def parts(model: nn.Module) -> tuple[set[str], set[str]]:
-    """The names of what OpenFlamingo adds or trains (perceiver, cross-attention, embeddings), and of the rest."""
+    """The names of the parameters that OpenFlamingo adds or trains (perceiver, cross-attention, embeddings), and the rest."""
     language = model.lang_encoder
     embeddings = {id(language.get_input_embeddings().weight), id(language.get_output_embeddings().weight)}
     names = dict(model.named_parameters())
@@ -125,7 +125,7 @@ def parts(model: nn.Module) -> tuple[set[str], set[str]]:
 
 
 def _unwrapped(name: str) -> str:
-    """The name without what wrappers of a trainer put into it (DeepSpeed and DDP, activation checkpointing)."""
+    """The name without segments added by training wrappers (DeepSpeed and DDP, activation checkpointing)."""
     kept = [part for part in name.split(".") if part != "_checkpoint_wrapped_module"]
     return ".".join(kept[1:] if kept[0] == "module" else kept)
 

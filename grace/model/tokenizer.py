@@ -1,7 +1,7 @@
 """The stage `tokenizer`: the language model's tokenizer with the three special tokens, as a folder.
 
-Reads the captions of the train split (for a tokenizer of our own) or a tokenizer by name or folder; writes a folder that
-`transformers` loads.
+Reads the captions of the train split (to train a tokenizer) or a tokenizer by name or folder; writes a folder that
+`transformers` can load.
 
     python -m grace tokenizer --dataset results/scenes/dataset --output results/scenes/tokenizer
 """
@@ -21,12 +21,12 @@ from grace.workflow.config import Flamingo
 from grace.workflow.schemes import SCHEMES
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
-"""What families of language models call the longest sequence that they read."""
+"""Names that families of language models use for their longest sequence."""
 
 
 @stage("tokenizer")
 def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
-    """Make the tokenizer folder `output`."""
+    """Write the tokenizer folder `output`."""
     tables = load_dataset(dataset)
     if settings.language_model == "scratch":
         made = train_bpe(tables.captions_of("train")["text"].tolist(), settings.scratch.vocabulary)
@@ -41,14 +41,14 @@ def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     limit = _context(settings)
     for split in ("train", "val", "test"):
         texts = tables.captions_of(split)["text"].tolist()
-        # `train` asks again with the identifiers of its scheme; those of atomic have no tokens
+        # `train` checks again with the identifiers of its scheme; those of atomic have no tokens
         check_queries(Prompts(made), texts, 0, limit, f"caption of the split {split}")
     with replacing_folder(output, "tokenizer") as folder:
         made.save_pretrained(folder)
 
 
 def _context(settings: Flamingo) -> int | None:
-    """Longest sequence that the language model will read, tokens; None: its configuration does not say."""
+    """Longest sequence that the language model reads, in tokens; None if its configuration does not say."""
     if settings.language_model == "scratch":
         return settings.scratch.max_length
     config = read_configuration(settings.pretrained.model)
@@ -56,10 +56,10 @@ def _context(settings: Flamingo) -> int | None:
 
 
 def train_bpe(captions: list[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer (any text round-trips) of at most `vocabulary` tokens, special tokens apart.
+    """A byte-level BPE tokenizer (any text round-trips) with at most `vocabulary` tokens, not counting special tokens.
 
-    Beside the captions it sees the words of the prompts and a stretch of numbers: a pretrained tokenizer knows how to
-    write numbers in chunks, and the string scheme lives on that.
+    Besides the captions it is trained on the words of the prompts and on numbers: like a pretrained tokenizer it should
+    split numbers into chunks, which the string scheme relies on.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -75,8 +75,8 @@ def train_bpe(captions: list[str], vocabulary: int) -> Any:
 
 
 def _seen(captions: list[str]) -> list[str]:
-    """The captions at the start and inside of a prompt, the prompts' words, and numbers."""
-    # The words of the prompts, names of the schemes among them: a new scheme changes the tokenizer of new runs.
+    """The captions as they appear at the start of and inside a prompt, the prompts' words, and numbers."""
+    # The prompts include the names of the schemes, so a new scheme changes the tokenizer of new runs.
     prompts = [f"image {scheme} id caption:{caption}" for scheme in SCHEMES for caption in captions[:200]]
     numbers = [f" {number}" for number in range(100)] * 20
     return [*captions, *(f" {caption}" for caption in captions), *prompts, *numbers]

@@ -1,10 +1,10 @@
-"""A pretrained vocabulary cut down to what a data set needs.
+"""Reduce a pretrained vocabulary to what a data set needs.
 
-SmolLM2 knows 49,152 tokens, captions use a fraction of them. On a processor the rest is most of the cost: of the softmax over
-the vocabulary, and of the optimizer, which touches every row of the embedding at every step. What stays: every token of the
-train captions and the tokens that byte pair encoding merges on the way to it, the first `most_common` tokens (their order is
-that of their frequency), the single bytes (so that any text still has tokens, if more of them), and added tokens. The captions
-are cut into the same tokens as before.
+SmolLM2 has 49,152 tokens, of which captions use a fraction. On a CPU the rest accounts for most of the cost of the softmax,
+and of the optimizer, which updates every row of the embedding at every step. Kept are: every token of the train captions,
+with the tokens that byte pair encoding merges into it; the first `most_common` tokens (they are ordered by frequency); the
+single bytes (so that any text can still be encoded, if in more tokens); and added tokens. The train captions are tokenized
+as before.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from grace.system.errors import GraceError
 
 
 def cut_tokenizer(tokenizer: Any, texts: Iterable[str], most_common: int) -> Any:
-    """A tokenizer of the same kind that knows what `texts` need, and the tokens before id `most_common`.
+    """A tokenizer of the same kind with only the tokens that `texts` need, and those before id `most_common`.
 
-    Its tokens keep their order, not their ids. Raises `GraceError` for a tokenizer that is not of byte pair encoding.
+    Tokens keep their order, but not their ids. Raises `GraceError` if the tokenizer does not use byte pair encoding.
     """
     from tokenizers import Tokenizer
 
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     if whole["model"]["type"] != "BPE":
         raise GraceError(
-            f"flamingo.pretrained.vocabulary needs a tokenizer of byte pair encoding, not {whole['model']['type']}; set it to 0"
+            f"flamingo.pretrained.vocabulary needs a byte pair encoding tokenizer, not {whole['model']['type']}; set it to 0"
         )
     vocabulary = whole["model"]["vocab"]
     kept = {token["content"] for token in whole["added_tokens"]} | set(_alphabet()) & set(vocabulary)
@@ -47,7 +47,7 @@ def cut_tokenizer(tokenizer: Any, texts: Iterable[str], most_common: int) -> Any
     whole["model"]["merges"] = [list(merge) for merge in merges if {*merge, "".join(merge)} <= kept]
     for token in whole["added_tokens"]:
         token["id"] = ids[token["content"]]
-    whole["post_processor"] = None  # its ids are the old ones; prompts are put together without it
+    whole["post_processor"] = None  # it uses the old ids; prompts are assembled without it
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     from transformers import PreTrainedTokenizerFast
 
@@ -57,7 +57,7 @@ def cut_tokenizer(tokenizer: Any, texts: Iterable[str], most_common: int) -> Any
 
 
 def cut_embeddings(model: nn.Module, whole: Any, tokenizer: Any) -> None:
-    """Keep of the embedding and the head of `model` the rows of those tokens of `whole` that `tokenizer` has, in its order."""
+    """Reduce the embedding and the head of `model`, which belong to `whole`, to the tokens of `tokenizer`, in its order."""
     known = whole.get_vocab()
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     rows = torch.tensor([known[token] for token, _ in tokens if token in known])
@@ -78,7 +78,7 @@ def cut_embeddings(model: nn.Module, whole: Any, tokenizer: Any) -> None:
 
 
 def _parts(kept: set[str], merges: list[tuple[str, ...]]) -> set[str]:
-    """The tokens that are merged into those of `kept`, and into these, and so on."""
+    """The tokens that merge, directly or indirectly, into those of `kept`."""
     sources = defaultdict(set)
     for merge in merges:
         sources["".join(merge)].update(merge)
@@ -109,8 +109,8 @@ def fetch_tokenizer(name: str) -> Any:
     except (OSError, ValueError) as error:
         raise GraceError(
             f"tokenizer {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            "give a local folder in flamingo.pretrained.tokenizer where no hub can be reached"
+            "set flamingo.pretrained.tokenizer to a local folder if no hub can be reached"
         ) from None
     if not found.is_fast:
-        raise GraceError(f"tokenizer {name!r} has no fast version (tokenizer.json); choose one that has")
+        raise GraceError(f"tokenizer {name!r} has no fast version (tokenizer.json); choose one that does")
     return found

@@ -1,7 +1,7 @@
-"""Reading published weights: safetensors, `pytorch_model.bin` and `checkpoint.pt`, in one file or in shards.
+"""Read published weights: safetensors, `pytorch_model.bin` and `checkpoint.pt`, in one file or in shards.
 
-`torch.load` takes tensors only (weights_only=True): nothing in a file is executed. Files are mapped, not read, so a
-model of several gigabytes needs its memory once.
+`torch.load` only accepts tensors (weights_only=True): nothing in a file is executed. Files are memory-mapped, so a model of
+several gigabytes is in memory only once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from grace.system.errors import GraceError
 from grace.system.files import need, read_json
 
-# The names under which transformers keeps the weights of a model, the best first.
+# The file names that transformers uses for weights, in order of preference.
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors or torch file by its name.
+    """Every tensor of a safetensors or torch file, by name.
 
-    A file of torch may hold the names directly, or under `model_state_dict` as open_flamingo's trainer writes them.
-    Anything else, and any class that is not a tensor, is a `GraceError`.
+    A torch file may have the names at the top level, or under `model_state_dict` as written by open_flamingo's trainer.
+    Raises a `GraceError` for anything else, and for any class that is not a tensor.
     """
     need(path, "weights file")
     if path.suffix == ".safetensors":
@@ -38,20 +38,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise GraceError(
-            f"weights {path} hold more than tensors and are not loaded ({_first(error)}); "
-            "save the tensors alone, as safetensors"
+            f"weights {path} contain more than tensors and are not loaded ({_first(error)}); "
+            "save only the tensors, as safetensors"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise GraceError(f"weights {path} are not a readable file of torch ({_first(error)}); fetch it again") from None
+        raise GraceError(f"weights {path} are not a readable torch file ({_first(error)}); download it again") from None
     if isinstance(found, dict) and isinstance(found.get("model_state_dict"), dict):
         found = found["model_state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise GraceError(f"weights {path} are not a table of tensors by name; name another file")
+        raise GraceError(f"weights {path} are not a dictionary of tensors by name; choose another file")
     return found
 
 
 def read_model_tensors(name: str) -> dict[str, Tensor]:
-    """Every tensor of a language model by hub name or local folder, shards put together."""
+    """Every tensor of a language model by hub name or local folder, from all shards."""
     for file in WHOLE:
         path = fetch(name, file)
         if path is not None:
@@ -68,13 +68,13 @@ def read_model_tensors(name: str) -> dict[str, Tensor]:
                 raise GraceError(f"language model {name!r}: the shard {shard} is missing; fetch it again")
             tensors |= read_tensors(part)
         if set(tensors) != set(place):
-            raise GraceError(f"language model {name!r}: its shards do not hold what {file} says; fetch them again")
+            raise GraceError(f"language model {name!r}: its shards do not match {file}; fetch them again")
         return tensors
     raise GraceError(f"language model {name!r} has no weights ({', '.join(WHOLE + SHARDED)}); fetch them")
 
 
 def fetch(name: str, file: str) -> Path | None:
-    """The path of one file of a model by hub name or local folder; None where there is no such file."""
+    """The path of one file of a model by hub name or local folder; None if there is no such file."""
     from transformers.utils import cached_file
 
     if Path(name).is_dir():
@@ -85,7 +85,7 @@ def fetch(name: str, file: str) -> Path | None:
         )
     except (OSError, ValueError) as error:
         raise GraceError(
-            f"{file} of {name!r} cannot be had ({_first(error)}); give a local folder where no hub can be reached"
+            f"{file} of {name!r} cannot be fetched ({_first(error)}); use a local folder if no hub can be reached"
         ) from None
     return Path(found) if found else None
 

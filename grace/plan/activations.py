@@ -1,8 +1,8 @@
-"""What a training step holds beside the model's states, counted rather than estimated.
+"""Memory of a training step besides the model's states, counted rather than estimated.
 
-The forward and backward pass of one micro-batch run at their true shapes on fake tensors, which have shapes and no memory,
-with every allocation counted (`LiveBytes`). Whatever the configuration says is so in the count: the family of the language model,
-activation checkpointing, chunked loss, shared images, frozen parts, bf16.
+The forward and backward pass of one micro-batch run with their real shapes on fake tensors, which have no memory, and every
+allocation is counted (`LiveBytes`). The count reflects the configuration: the family of the language model, activation
+checkpointing, chunked loss, shared images, frozen parts, bf16.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from grace.model.batches import share_images
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.plan.tracker import LiveBytes
-from grace.training.engine import Learner, choose_trainable
-from grace.training.lora import add_adapters
-from grace.training.memory import checkpoint_activations
+from grace.training.learner import Learner, prepare_parameters
+from grace.training.model_in_training import ModelInTraining
 from grace.workflow.config import Flamingo, Training
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Bytes of one micro-batch, beside the weights."""
+    """Bytes of one micro-batch, not counting the weights."""
 
-    forward: int  # what autograd keeps when the forward pass is done
+    forward: int  # kept by autograd after the forward pass
     gradients: int  # of all parameters
-    # the backward pass: (bytes of gradients that are ready, largest bytes of everything else while they were so many)
+    # the backward pass: (bytes of finished gradients, peak bytes of everything else at that point)
     timeline: tuple[tuple[int, int], ...]
 
     def peak(self, kept: float) -> int:
-        """The largest bytes at any time, if the share `kept` of the ready gradients stays on this device (1: all)."""
+        """The peak bytes if the share `kept` of the finished gradients stays on this device (1: all)."""
         return max(round(ready * kept) + other for ready, other in self.timeline)
 
 
@@ -44,7 +43,7 @@ def count(flamingo: Flamingo, training: Training, shape: Shape, language_model: 
         dealt = batches(shape)
         dealt = share_images(dealt) if training.share_images else dealt
         ready, timeline = 0, []
-        with LiveBytes(padded=True) as live:
+        with ModelInTraining(learner.flamingo, training).recomputed(), LiveBytes(padded=True) as live:
             for parameter in learner.parameters():
                 live.add(parameter)
             own = live.live
@@ -66,23 +65,19 @@ def count(flamingo: Flamingo, training: Training, shape: Shape, language_model: 
     return Counted(forward, ready, tuple(timeline))
 
 
-def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_model: dict | None) -> nn.Module:
-    """The module that the engine wraps, on the fake tensors of the surrounding mode."""
+def fake_learner(flamingo: Flamingo, training: Training, shape: Shape, language_model: dict | None) -> Learner:
+    """The module that the engine wraps, made of fake tensors by the surrounding mode."""
     model = build(
         flamingo, Words(shape.vocabulary), shape.visual_width, pretrained=False, language_model_config=language_model
     )
     if training.precision == "bf16":
         _to_bf16(model)
-    if "lora" in training.trainable:
-        add_adapters(model, training.lora, 0)
-    choose_trainable(model, training)
-    if training.activation_checkpointing:
-        checkpoint_activations(model)
+    prepare_parameters(model, training, seed=0)
     return Learner(model, "generate", training.loss_chunk).train()
 
 
 def _to_bf16(model: nn.Module) -> None:
-    """`model.bfloat16()`, which fake parameters refuse; parameters that modules share stay shared."""
+    """`model.bfloat16()`, which fake parameters do not support; shared parameters stay shared."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, value in module._parameters.items():

@@ -1,6 +1,7 @@
-"""Disk that a configuration needs: what the stages keep, and what a training in progress keeps on top.
+"""Disk space that a configuration needs: the outputs of the stages, and the states of a training in progress.
 
-Text, identifiers, tries and runs are left out: megabytes. A training asks `training_in_progress` before its first step.
+Text, identifiers, tries and runs are only megabytes and are ignored. A training calls `training_in_progress` before its first
+step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from grace.workflow.config import Config
 
 
 def disk(config: Config, tower: TowerShape, images: int, parameters: Parameters, trainings: int) -> dict[str, int]:
-    """Bytes by what they are; `trainings`: model folders of schemes and seeds. One training is in progress at a time."""
+    """Bytes by kind; `trainings`: number of model folders (schemes times seeds). One training is in progress at a time."""
     models = trainings * model_file(parameters, config.train)
     if config.captioner_is_read:
         models += model_file(parameters, config.captioner)

@@ -1,9 +1,9 @@
-"""Floating-point operations of a training step: the matrix products of every part, from shapes alone.
+"""Floating-point operations of a training step: the matrix products of every part, computed from shapes.
 
-A product of [m, k] and [k, n] counts 2 m k n. Forward pass; the backward pass counts twice that, as every product has two
-(utilisation in the literature is of these three; what activation checkpointing computes again is on top and counts
-for time alone). Norms, softmax and the optimizer are left out: a percent or so. Checked against torch.utils.flop_counter in
-tests/unit/test_plan.py.
+A product of [m, k] and [k, n] counts 2 m k n operations. The backward pass counts twice the forward pass, as every product
+has two gradients (utilisation in the literature refers to the sum; recomputation by activation checkpointing comes on top and
+only counts towards time). Norms, softmax and the optimizer, about a percent, are ignored. Checked against
+torch.utils.flop_counter in tests/unit/test_plan.py.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def forward_flops(model: Any, shape: Shape, share_images: bool = False) -> dict[
 
 
 def step_flops(forward: dict[str, int]) -> int:
-    """Model operations of a training step: the forward pass and twice that."""
+    """Model operations of a training step: three times the forward pass."""
     return 3 * sum(forward.values())
 
 
 def computed_flops(forward: dict[str, int], checkpointing: bool) -> int:
-    """Operations that a step really does: with activation checkpointing all but the head once more."""
+    """Operations actually executed: with activation checkpointing, everything but the head is computed once more."""
     return step_flops(forward) + (sum(forward.values()) - forward["head"] if checkpointing else 0)
 
 
@@ -58,7 +58,7 @@ def _width(model: Any) -> int:
 
 
 def _perceiver(perceiver: Any, tokens: int) -> int:
-    """One image of `tokens` visual tokens: latents attend to tokens and latents."""
+    """For one image of `tokens` visual tokens: latents attend to tokens and latents."""
     latents, total = perceiver.latents.shape[0], 0
     for attention, feed_forward in perceiver.layers:
         inner = attention.to_q.out_features
@@ -71,7 +71,7 @@ def _perceiver(perceiver: Any, tokens: int) -> int:
 
 
 def _cross_attention(block: Any, length: int, latents: int) -> int:
-    """One sequence of `length` tokens that looks at one image of `latents`."""
+    """For one sequence of `length` tokens that attends to one image of `latents` latents."""
     attention = block.attn
     per_token = attention.to_q.weight.numel() + attention.to_out.weight.numel() + _matrices(block.ff)
     inner = attention.to_q.out_features

@@ -1,8 +1,8 @@
-"""Main memory that each stage asks a scheduler for, computed from the configuration in milliseconds, without torch.
+"""Main memory that each stage requests from a scheduler, computed from the configuration in milliseconds, without torch.
 
-Every training process builds the whole model in fp32 in main memory before it moves to a GPU, under every ZeRO stage. On a
-processor gradients and optimizer stay there too. Parameters are counted by formula: exactly for the perceiver and the
-cross-attention, without biases and norms for the language model and the tower (tests compare them with built models).
+Every training process builds the whole model in fp32 in main memory before moving it to a GPU, under every ZeRO stage. On a
+CPU, gradients and optimizer stay there too. Parameters are counted by formula: exactly for the perceiver and the
+cross-attention, without biases and norms for the language model and the tower (tests compare them with real models).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from grace.plan.published import LANGUAGE_MODELS
 from grace.workflow.config import Config, Flamingo, Tower, Training
 
-PROCESS = 3000  # MB of one process beside the model: Python, torch, the CUDA context, buffers
-LEAST = 4000  # MB of any job with a network: its data, and activations on a processor
-TOWER = 500_000_000  # parameters of a tower whose shape is not known: somewhat more than ViT-L/14
+PROCESS = 3000  # MB of one process besides the model: Python, torch, the CUDA context, buffers
+LEAST = 4000  # MB of any job with a network: its data, and activations on a CPU
+TOWER = 500_000_000  # parameters assumed for a tower of unknown shape: somewhat more than ViT-L/14
 
 Values = dict[str, Any]
 
 
 def host_memory(config: Config) -> dict[str, int]:
-    """{stage: MB} of the stages that hold a network; `resources.memory_mb`, where set, stands for all of them."""
+    """{stage: MB} for the stages that load a network; `resources.memory_mb`, if set, applies to all of them."""
     stages = ("tower", "encode", "captioner", "pseudo_queries", "train", "retrieve", "baseline")
     if config.resources.memory_mb is not None:
         return dict.fromkeys(stages, config.resources.memory_mb)
@@ -40,14 +40,14 @@ def host_memory(config: Config) -> dict[str, int]:
 
 
 def _training(config: Config, training: Training, model: int) -> int:
-    """MB of one training job with all its processes. Weights files are mapped, so all processes read them together."""
+    """MB of one training job with all its processes. Weights files are memory-mapped, so the processes share them."""
     processes = config.resources.processes
     each = 4 * model
     if not config.resources.gpus:
         each += 12 * model  # gradients and both moments
     elif training.optimizer_offload == "cpu":
-        each += 18 * model // processes  # fp32 weights, gradients and moments, and the weights on their way back
-    if training.distillation:  # the tower is opened, and let go, before the model is trained
+        each += 18 * model // processes  # fp32 weights, gradients and moments, and the weights being copied back
+    if training.distillation:  # the tower is loaded, and freed, before the model is trained
         each = max(each, 4 * (model + (tower_parameters(config.tower) or TOWER)))
     return _mb(processes * PROCESS, processes * each + 4 * language_model_parameters(config.flamingo))
 
@@ -57,7 +57,7 @@ def _mb(base: int, size: int) -> int:
 
 
 def flamingo_parameters(config: Config) -> int:
-    """Parameters of the model that is trained: language model, gated cross-attention, perceiver."""
+    """Parameters of the trained model: language model, gated cross-attention, perceiver."""
     flamingo, visual = config.flamingo, visual_width(config.tower)
     values = language_model_values(flamingo)
     width, layers = _width(values), _layers(flamingo, values)
@@ -70,7 +70,7 @@ def flamingo_parameters(config: Config) -> int:
 
 
 def language_model_parameters(flamingo: Flamingo) -> int:
-    """Parameters of the language model, without biases and norms; 0 for one whose configuration is not on this machine."""
+    """Parameters of the language model, without biases and norms; 0 if its configuration is not on this machine."""
     values = language_model_values(flamingo)
     width, family = _width(values), values.get("model_type", "")
     heads = _first(values, "num_attention_heads", "n_heads", "n_head") or 1
@@ -88,7 +88,7 @@ def language_model_parameters(flamingo: Flamingo) -> int:
 
 
 def language_model_values(flamingo: Flamingo) -> Values:
-    """The language model's configuration: made here, of a published model, or of a folder or the hub's cache on this machine."""
+    """The language model's configuration: from scratch, of a published model, or from a folder or the local hub cache."""
     if flamingo.language_model == "scratch":
         made = flamingo.scratch
         wide = {"llama": 3, "opt": 4, "mpt": 4}[made.architecture] * made.width
@@ -102,11 +102,11 @@ def language_model_values(flamingo: Flamingo) -> Values:
 
 @cache
 def _read(name: str) -> Values:
-    """The configuration of a pretrained language model by folder or hub name, without asking the network; {} if unknown."""
+    """The configuration of a pretrained language model by folder or hub name, without network access; {} if unknown."""
     path: Path | None = Path(name) / "config.json"
     if not path.is_file():
         path = None
-        # with conda, Snakemake's own environment need not have the hub's package
+        # with conda, Snakemake's own environment may lack the hub's package
         if name.count("/") == 1 and not name.startswith((".", "/")) and find_spec("huggingface_hub"):
             from huggingface_hub import try_to_load_from_cache
 
@@ -114,20 +114,20 @@ def _read(name: str) -> Values:
             path = Path(cached) if isinstance(cached, str) else None
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError):  # the stage that loads the model says what is wrong with it
+    except (OSError, ValueError):  # the stage that loads the model reports the error
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def is_known(config: Config) -> bool:
-    """Whether the sizes of language model and tower are known; if not, `host_memory` leaves out the one and assumes the other."""
+    """Whether the sizes of language model and tower are known; if not, `host_memory` omits the former, assumes the latter."""
     return language_model_parameters(config.flamingo) > 0 and tower_parameters(config.tower) > 0
 
 
 def tower_parameters(tower: Tower) -> int:
-    """Parameters of both sides of the tower, without biases and norms; 0 where open_clip does not name its shape."""
+    """Parameters of both sides of the tower, without biases and norms; 0 if open_clip does not list its shape."""
     if tower.kind != "open_clip":
-        return 10_000_000  # a few millions either way
+        return 10_000_000  # give or take a few million
     values = _open_clip(tower.open_clip.model)
     vision, text = values.get("vision_cfg", {}), values.get("text_cfg", {})
     if not isinstance(vision.get("layers"), int):
@@ -148,7 +148,7 @@ def visual_width(tower: Tower) -> int:
 
 @cache
 def _open_clip(name: str) -> Values:
-    """open_clip's own configuration of a model, or that of a file; {} for one of a hub or a folder."""
+    """open_clip's own configuration of a model, or the one in a file; {} for a model from a hub or a folder."""
     spec = find_spec("open_clip")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     paths = [Path(name)] if name.endswith(".json") else [Path(at) / f"model_configs/{name}.json" for at in folders]

@@ -1,7 +1,7 @@
-"""Shapes of what a configuration names: the language model's configuration, the vision tower, the number of images.
+"""Shapes that follow from a configuration: the language model, the vision tower, the number of images.
 
-The language models of the published OpenFlamingo are known by their hub names, so that no hub is asked; any other is read from
-its folder or fetched (config.json alone). docs/training.md says where the shapes are known from.
+The language models of the published OpenFlamingo are built in, so that no hub is needed; for any other, config.json is read
+from its folder or fetched. docs/explanation/training.md gives the sources of the shapes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from grace.system.files import read_json
 from grace.system.torchvision_shim import import_torchvision
 from grace.workflow.config import Config, Flamingo, Tower
 
-# Weights of the packaged backbone without its classifier (a test counts them).
+# Weights of the packaged backbone without its classifier (verified by a test).
 EFFICIENTNET_LITE0 = 4_631_000
-# Images of Karpathy's files: train with restval, val, test.
+# Number of images in Karpathy's files: train with restval, val, test.
 KARPATHY = {"flickr8k": (6000, 1000, 1000), "flickr30k": (29_000, 1014, 1000), "coco": (113_287, 5000, 5000)}
 
 
@@ -38,7 +38,7 @@ class TowerShape:
 
 
 def language_model_config(flamingo: Flamingo) -> dict[str, Any] | None:
-    """The configuration of the pretrained language model as plain values; None for one that is made from scratch."""
+    """The configuration of the pretrained language model as plain values; None for one built from scratch."""
     if flamingo.language_model == "scratch":
         return None
     name = flamingo.pretrained.model
@@ -48,7 +48,7 @@ def language_model_config(flamingo: Flamingo) -> dict[str, Any] | None:
 
 
 def words(flamingo: Flamingo) -> int:
-    """Tokens of the vocabulary without identifier tokens; a language model's rows where its tokenizer is not known."""
+    """Size of the vocabulary without identifier tokens; the language model's embedding rows if its tokenizer is unknown."""
     if flamingo.language_model == "scratch":
         return flamingo.scratch.vocabulary + 3
     if flamingo.pretrained.vocabulary:
@@ -59,7 +59,7 @@ def words(flamingo: Flamingo) -> int:
 
 
 def tower_shape(tower: Tower) -> TowerShape:
-    """The image side of the vision tower, from one picture of no memory."""
+    """Shape of the vision tower's image side, from a forward pass on the meta device."""
     if tower.kind == "scratch":
         from grace.towers.dual_encoder import DualEncoder
 
@@ -81,10 +81,10 @@ def tower_shape(tower: Tower) -> TowerShape:
         name = Path(name).stem
     if ":" not in name and name not in open_clip.list_models():
         raise GraceError(f"open_clip has no model {name!r}; see tower.open_clip.model")
-    with torch.device("meta"), _without_warnings():  # that the weights are random is what is asked for
+    with torch.device("meta"), _without_warnings():  # random weights are intended here
         visual = open_clip.create_model(name, pretrained=None, load_weights=False, device="meta").visual
         if not hasattr(visual, "output_tokens"):
-            raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")
+            raise GraceError(f"open_clip model {name!r} has no patch tokens; choose a ViT")
         visual.output_tokens = True
         size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
         pooled, tokens = visual.eval()(torch.zeros(1, 3, *size))
@@ -103,7 +103,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def images(config: Config) -> tuple[int, int, int] | None:
-    """Images of the train, val and test split; None where only the data can tell."""
+    """Number of train, val and test images; None if it is not known without the data."""
     if config.dataset.source == "scenes":
         s = config.dataset.scenes
         return s.train_images, s.val_images, s.test_images

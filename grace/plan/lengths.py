@@ -1,4 +1,4 @@
-"""Lengths of the samples, tokens: measured on the data and tokenizer of a configuration where they exist, assumed where not."""
+"""Lengths of the samples in tokens: measured if data set and tokenizer exist, assumed otherwise."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 
 from grace.workflow.config import Config
 
-PROMPT = 7  # tokens of a retrieve sample beside caption and identifier: `caption:`, <image>, `id`, end
-# Captions of Flickr30k: 12.3 words on average, 78 in the longest (Karpathy's file); taken: 1.25 tokens a word.
+PROMPT = 7  # tokens of a retrieve sample besides caption and identifier: `caption:`, <image>, `id`, end
+# Captions of Flickr30k: 12.3 words on average, 78 in the longest (Karpathy's file), at an assumed 1.25 tokens per word.
 MEAN_CAPTION, LONGEST_CAPTION = 16, 98
 MEMORIZE_PROMPT = 10
 
 
 @dataclass(frozen=True)
 class Lengths:
-    mean: int  # tokens of a retrieve sample, padding of its batch included
+    mean: int  # tokens of a retrieve sample, including padding
     longest: int
     memorize: int  # tokens of a memorize sample
-    supervised: int  # tokens that the loss stands on
+    supervised: int  # tokens that contribute to the loss
     identifier_tokens: int  # tokens that structured identifiers add to the vocabulary
-    source: str  # where mean and longest are from
+    source: str  # where mean and longest come from
 
 
 def lengths(config: Config, images: int) -> Lengths:
     """The lengths of `config` with `images` images."""
     depth = levels(images, config.identifiers.clusters, config.identifiers.leaf_size)
     structured = "structured" in config.schemes
-    # identifiers of other schemes are about as long; semantic ones, which are captions, are not
+    # identifiers of other schemes have about the same length, except semantic ones, which are captions
     identifier = depth + 1
     tokens = (depth + 1) * max(config.identifiers.clusters, config.identifiers.leaf_size) if structured else 0
     mean, longest, source = _captions(config)
@@ -43,7 +43,7 @@ def lengths(config: Config, images: int) -> Lengths:
 
 
 def levels(images: int, clusters: int, leaf: int) -> int:
-    """Levels of clusters above leaves of at most `leaf` images, if all clusters are alike."""
+    """Levels of clusters above leaves of at most `leaf` images, for a perfectly balanced tree."""
     return max(1, math.ceil(math.log(max(1.0, images / leaf)) / math.log(clusters)))
 
 

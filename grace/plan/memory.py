@@ -1,7 +1,7 @@
-"""Bytes of one training process under every ZeRO stage: weights, gradients, optimizer, activations, and the two peaks of a step.
+"""Bytes of one training process under every ZeRO stage: weights, gradients, optimizer, activations, and the peaks of a step.
 
-What DeepSpeed 0.19 keeps, read from its source and in part held against measured peaks (`python -m benchmarks.plan`).
-docs/training.md has the same as formulas, and says which part.
+Follows what DeepSpeed 0.19 keeps in memory, according to its source and, in part, measured peaks
+(`python -m benchmarks.plan`). docs/explanation/training.md has the formulas, and says which of them were measured.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from grace.training.parameters import Parameters
 from grace.workflow.config import Training
 
 # DeepSpeed's defaults, elements: https://www.deepspeed.ai/docs/config-json/#zero-optimizations-for-fp16-training
-BUCKET = 500_000_000  # reduce_bucket_size: gradients are put together in a buffer of so many before they are sent
+BUCKET = 500_000_000  # reduce_bucket_size: gradients are collected in a buffer of this size before they are sent
 LIVE = 1_000_000_000  # stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights that stay
-SUB_GROUP = 1_000_000_000  # sub_group_size: ZeRO 3 steps so many parameters at a time
-MASTER, ADAM = 4, 8  # bytes a trained parameter: fp32 weights, and the two fp32 moments
+SUB_GROUP = 1_000_000_000  # sub_group_size: number of parameters that ZeRO 3 updates at a time
+MASTER, ADAM = 4, 8  # bytes per trained parameter: fp32 weights, and the two fp32 moments
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process on its device, and on the host where the optimizer is offloaded."""
+    """Bytes of one process on its device, and on the host if the optimizer is offloaded."""
 
     zero_stage: int
     offload: bool
     weights: int
     optimizer: int  # fp32 master weights and moments
-    gradients: int  # that are kept until the step
-    activations: int  # and everything else of the forward and backward pass
-    backward: int  # largest during forward and backward
-    step: int  # largest during the optimizer's step
+    gradients: int  # kept until the step
+    activations: int  # and everything else in the forward and backward pass
+    backward: int  # peak of the forward and backward pass
+    step: int  # peak of the optimizer step
     host: int
 
     @property
@@ -44,15 +44,15 @@ def memory(
 ) -> Memory:  # fmt: skip
     """The memory of one process. `counted`: its micro-batch, in the precision of `training`.
 
-    With `gpu` False, as on a processor: of a buffer that is asked for only the part that is written counts, and AdamW goes
-    through the parameters one by one.
+    With `gpu` False, as on a CPU: only the written part of an allocated buffer counts, and AdamW updates the parameters one
+    by one.
     """
     if offload and zero_stage == 0:
         raise ValueError("the optimizer can be offloaded under ZeRO 1 to 3 only")
     total, trained = parameters.in_training, parameters.trained
     width = 2 if training.precision == "bf16" else 4
     bucket = width * (BUCKET if gpu else min(BUCKET, trained))
-    # Beside its gradient, AdamW makes the root of the second moment (on a processor also the quotient) of what it steps at once.
+    # Besides the gradient, AdamW allocates the root of the second moment (on a CPU also the quotient) of what it updates.
     temporaries = 1 if gpu else 2
     accumulates = training.gradient_accumulation > 1
     if zero_stage == 0:
@@ -62,24 +62,23 @@ def memory(
         at_once = max(parameters.groups) if gpu else parameters.largest
         kept = counted.peak(0) + gradients if accumulates else counted.peak(1)
         states = weights + optimizer
-        # Gradients are put together, a bucket at a time, for the processes' mean, be it of one.
+        # Gradients are collected, one bucket at a time, to average them over the processes, even if there is only one.
         together = gradients + 4 * min(BUCKET, trained)
         step = states + max(together, gradients + 4 * at_once * temporaries)
         return Memory(0, False, weights, optimizer, gradients, counted.peak(0), states + kept, step, 0)
     shard = trained / processes
     on_device = 0 if offload else 1
     states = (MASTER + ADAM) * shard
-    host = (
-        0 if on_device else round(states + MASTER * shard + width * shard)
-    )  # fp32 gradients, weights on their way back
+    # fp32 gradients, and weights being copied back
+    host = 0 if on_device else round(states + MASTER * shard + width * shard)
     if zero_stage < 3:
         weights = width * total
         share = 1.0 if zero_stage == 1 else 1 / processes
         gradients = width * trained * share * (on_device or zero_stage == 1)
         kept = counted.peak(0) + gradients if accumulates else counted.peak(share if on_device else 0)
-        # On a processor the buffer takes the gradients' place, one by one; a GPU's stands beside them.
+        # On a CPU the buffer replaces the gradients one by one; on a GPU it comes on top.
         backward = weights + states * on_device + kept + (bucket if gpu else 0)
-        # A group is flattened to fp32 and stepped as one tensor.
+        # A group is flattened to fp32 and updated as one tensor.
         flat = MASTER * max(parameters.groups) / processes
         step = weights + states * on_device + max(gradients + flat * on_device, (1 + temporaries) * flat * on_device)
     else:

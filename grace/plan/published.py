@@ -1,4 +1,4 @@
-"""Configurations of the published OpenFlamingo's language models, by hub name, so that no hub is asked."""
+"""Configurations of the published OpenFlamingo's language models, by hub name, so that no hub is needed."""
 
 from __future__ import annotations
 

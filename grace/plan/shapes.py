@@ -1,6 +1,6 @@
-"""Shapes without data: a tokenizer of a size, and batches of a size, for counting and for measuring.
+"""Shapes without data: a tokenizer and batches of a given size, for counting and measuring.
 
-Nothing here holds text or images; token ids are zeros, and every sequence is as long as the longest.
+Nothing here contains text or images; token ids are zeros, and every sequence has the maximum length.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from grace.model.batches import PAD_IMAGE, Batch
 
 
 class Words:
-    """A tokenizer as far as `grace.model.flamingo.build` asks: its size and its special tokens."""
+    """The parts of a tokenizer that `grace.model.flamingo.build` uses: its size and its special tokens."""
 
     pad_token_id = 2
 
@@ -29,13 +29,13 @@ class Words:
 
 @dataclass(frozen=True)
 class Shape:
-    """What one micro-batch of one process looks like."""
+    """The shape of one micro-batch of one process."""
 
-    memorize: int  # samples with an image of their own
+    memorize: int  # samples with their own image
     retrieve: int  # samples with the pad image
-    pseudo: int  # samples with the pad image, a batch of their own
-    length: int  # tokens of every sequence of retrieve and pseudo samples, padding included
-    supervised: int  # tokens that the loss stands on, a sample
+    pseudo: int  # samples with the pad image, in a separate batch
+    length: int  # tokens of every retrieve and pseudo sequence, including padding
+    supervised: int  # tokens per sample that contribute to the loss
     vocabulary: int
     visual_tokens: int
     visual_width: int
@@ -46,14 +46,14 @@ class Shape:
         return self.memorize + self.retrieve + self.pseudo
 
     def times(self, factor: float) -> Shape:
-        """As many times the samples, at least one of each kind that there is."""
+        """The same shape with `factor` times the samples, but at least one of each kind present."""
         counts = {name: getattr(self, name) for name in ("memorize", "retrieve", "pseudo")}
         scaled = {name: max(1, round(count * factor)) if count else 0 for name, count in counts.items()}
         return Shape(**{**vars(self), **scaled})
 
 
 def batches(shape: Shape) -> list[Batch]:
-    """One micro-batch, a batch a kind, as `grace.training.engine.Batches` deals them; on the device of the context."""
+    """One micro-batch, one batch per kind, as made by `grace.training.sampler.Batches`; on the device of the context."""
     kinds = (
         ("memorize", shape.memorize, shape.memorize_length, True),
         ("retrieve", shape.retrieve, shape.length, False),
@@ -71,7 +71,7 @@ def _batch(shape: Shape, kind: str, count: int, length: int, own_images: bool) -
     return Batch(
         input_ids=torch.zeros(count, length, dtype=torch.long),
         attention_mask=mask,
-        # a pair of indices: what a mask becomes when it picks, and of a shape that is known without values
+        # a pair of indices: equivalent to a mask, but with a shape that does not depend on values
         supervised=(rows, places),
         next_ids=torch.zeros(len(rows), dtype=torch.long),
         last=torch.full((count,), length - 1),

@@ -1,4 +1,4 @@
-"""The figures of `grace.plan.stage.plan` as tables on the terminal."""
+"""Print the result of `grace.plan.stage.plan` as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def size(count: float) -> str:
-    """Bytes in MiB, GiB or TiB with three figures."""
+    """Bytes in MiB, GiB or TiB with three significant digits."""
     for unit in ("MiB", "GiB"):
         count /= 1024 if unit == "GiB" else 2**20
         if count < 1000:
@@ -25,12 +25,12 @@ def show(found: dict[str, Any]) -> None:
         console.print(table)
         console.print()
     asked = ", ".join(f"{stage} {mb:,} MB" for stage, mb in found["main_memory_mb"].items())
-    console.print(f"Main memory that jobs ask a scheduler for: {asked}.", soft_wrap=True)
+    console.print(f"Main memory that jobs request from a scheduler: {asked}.", soft_wrap=True)
     said = found["lengths"]
     console.print(
         f"Sequences: {said['mean']} tokens on average, {said['longest']} at most ({said['source']}); {found['images']:,} images. "
-        f"Time: {machine['peak_tflops']:g} TFLOP/s a GPU, of which {100 * machine['utilisation']:g} % are reached. "
-        f"Memory: of {machine['gpu_memory']:g} GiB, {100 * machine['reserve']:g} % are left free.",
+        f"Time: {machine['peak_tflops']:g} TFLOP/s per GPU at {100 * machine['utilisation']:g} % utilisation. "
+        f"Memory: {machine['gpu_memory']:g} GiB per GPU, of which {100 * machine['reserve']:g} % are kept free.",
         soft_wrap=True,
     )
 
@@ -48,7 +48,7 @@ def _parameters(found: dict[str, Any]) -> Table:
     total, trained = found["parameters"]["total"], found["parameters"]["trained"]
     for part in total:
         out.add_row(part.replace("_", " "), f"{total[part]:,}", f"{trained[part]:,}")
-    out.add_row("together", f"{sum(total.values()):,}", f"{sum(trained.values()):,}")
+    out.add_row("total", f"{sum(total.values()):,}", f"{sum(trained.values()):,}")
     return out
 
 
@@ -75,7 +75,7 @@ def _memory(found: dict[str, Any]) -> Table:
 
 
 def _time(found: dict[str, Any]) -> Table:
-    out = _table("Training", "job", "steps", "samples\na step", "TFLOP\na step", "samples/s", "hours")
+    out = _table("Training", "job", "steps", "samples\nper step", "TFLOP\nper step", "samples/s", "hours")
     for job in found["jobs"]:
         name = job["name"] + (f" x {job['trainings']}" if job["trainings"] > 1 else "")
         figures = (
@@ -84,7 +84,7 @@ def _time(found: dict[str, Any]) -> Table:
             f"{job['hours']:.3g}",
         )
         out.add_row(name, f"{job['steps']:,}", str(job["samples_per_step"]), *figures)
-    out.add_row("together", "", "", "", "", f"{found['hours']:.3g}")
+    out.add_row("total", "", "", "", "", f"{found['hours']:.3g}")
     return out
 
 
@@ -92,5 +92,5 @@ def _disk(found: dict[str, Any]) -> Table:
     out = _table("Disk", "what", "size")
     for name, count in found["disk"].items():
         out.add_row(name, size(count))
-    out.add_row("together", size(sum(found["disk"].values())))
+    out.add_row("total", size(sum(found["disk"].values())))
     return out

@@ -1,4 +1,4 @@
-"""The command `plan`, without its command line: from a configuration to figures, a plain dictionary.
+"""The command `plan` without its command line: from a configuration to a dictionary of figures.
 
 python -m grace plan --configfile config/flickr30k.yaml --gpus 4 --gpu-memory 80
 """
@@ -31,10 +31,10 @@ STAGES = ((0, False), (1, False), (1, True), (2, False), (2, True), (3, False), 
 @dataclass(frozen=True)
 class Machine:
     gpus: int
-    gpu_memory: float  # GiB of one
-    peak_tflops: float  # of one, dense, in the precision of training
-    utilisation: float  # share of that peak which model operations reach
-    reserve: float  # share of the memory that is left to the runtime and to fragmentation
+    gpu_memory: float  # GiB per GPU
+    peak_tflops: float  # per GPU, dense, in the precision of training
+    utilisation: float  # share of that peak that model operations reach
+    reserve: float  # share of the memory left to the runtime and to fragmentation
 
 
 def plan(
@@ -42,13 +42,13 @@ def plan(
 ) -> dict[str, Any]:
     """Everything that `grace.plan.show` prints, as plain values; bytes, seconds, counts.
 
-    `known_images`: how many, where neither the configuration nor the data say. `given`: lengths instead of the data's.
+    `known_images`: number of images, if neither configuration nor data tell. `given`: lengths to use instead of the data's.
     """
     counts = images(config)
     total = known_images or (sum(counts) if counts else 0)
     if not total:
-        raise GraceError("plan: the number of images is not known before the data set is made; say --images N")
-    # the training of the largest step
+        raise GraceError("plan: the number of images is not known before the data set is made; pass --images N")
+    # the training with the largest step
     training = max(
         (config.train.for_scheme(scheme) for scheme in config.schemes),
         key=lambda t: t.memorize_batch + t.retrieve_batch,
@@ -102,14 +102,14 @@ def _row(
     parameters: Parameters, once: Counted, twice: Counted, training: Training, shape: Shape, stage: int, offload: bool,
     machine: Machine,
 ) -> dict[str, Any]:  # fmt: skip
-    """One ZeRO stage: the configured micro-batch, and the largest of the same mix that fits."""
+    """One ZeRO stage: the configured micro-batch, and the largest with the same mix that fits."""
     of, more = (memory(parameters, c, training, stage, machine.gpus, offload) for c in (once, twice))
     room = machine.gpu_memory * GIB * (1 - machine.reserve)
     return {**asdict(of), "peak": of.peak, "fits": of.peak <= room, "micro_batch": largest(of, more, shape, room)}
 
 
 def largest(of: Memory, more: Memory, shape: Shape, room: float) -> int:
-    """The most samples whose step fits into `room` bytes: activations grow in proportion to the samples. 0: none."""
+    """The most samples whose step fits into `room` bytes, as activations grow linearly with the samples. 0: none."""
     if of.step > room:
         return 0
     each = (more.backward - of.backward) / (shape.times(2).samples - shape.samples)
@@ -117,7 +117,7 @@ def largest(of: Memory, more: Memory, shape: Shape, room: float) -> int:
 
 
 def _jobs(config: Config, model: Any, said: Lengths, vocabulary: int, tower: Any, machine: Machine) -> list[dict]:
-    """Every training of the configuration: model operations of a step, samples a second, hours."""
+    """Every training of the configuration: model operations per step, samples per second, hours."""
     wanted: list[tuple[str, Training, int]] = []
     if config.captioner_is_read:
         wanted.append(("captioner", config.captioner, 1))
@@ -127,7 +127,7 @@ def _jobs(config: Config, model: Any, said: Lengths, vocabulary: int, tower: Any
 
 def _job(name, training, times, model, said, vocabulary, tower, machine) -> dict[str, Any]:
     shape = _shape(training, said.mean, said, vocabulary, tower)
-    if name == "captioner":  # every sample has an image of its own, and the whole caption is supervised
+    if name == "captioner":  # every sample has its own image, and the whole caption is supervised
         only = {"memorize": shape.retrieve, "retrieve": 0, "pseudo": 0}
         shape = Shape(**{**vars(shape), **only, "memorize_length": said.mean, "supervised": said.mean})
     forward = forward_flops(model, shape, training.share_images)

@@ -1,8 +1,8 @@
-"""Live bytes of tensors while code runs: what is allocated, when it is freed, and the peak.
+"""Track the live bytes of tensors while code runs: allocations, frees, and the peak.
 
-A dispatch mode sees every tensor that an operation makes, on any device: real tensors, and fake ones that have shapes and no
-memory. Storages are counted once, views not at all; a storage leaves the count when the last tensor of it is gone. What
-an operation needs inside of itself and what an allocator rounds up is not seen.
+A dispatch mode sees every tensor that an operation creates, on any device, real or fake (with a shape but no memory). Each
+storage is counted once, views are not; a storage is no longer counted once its last tensor is gone. Temporary memory inside
+an operation and an allocator's rounding are not seen.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that are made while the mode is on and still alive.
+    """Counts the bytes of storages created while the mode is active and still alive.
 
-    `live` and `peak` are bytes. Storages that existed before count only if they are handed to `add`. With `padded` True, the
-    question whether a mask holds no padding, which a fake tensor cannot answer, is answered with no.
+    `live` and `peak` are bytes. Existing storages count only if they are passed to `add`. With `padded` True, the question
+    whether a mask has no padding, which a fake tensor cannot answer, is answered with no.
     """
 
     def __init__(self, padded: bool = False) -> None:

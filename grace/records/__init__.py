@@ -1,1 +1,1 @@
-"""What a result says about its making: provenance, sidecars, verification, secrets left out, last good outputs."""
+"""Records of how results were made: provenance, sidecars, verification, masked secrets, last good outputs."""

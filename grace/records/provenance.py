@@ -1,4 +1,4 @@
-"""What made a file: versions, environment, machine and time, for the records that stages write beside their results."""
+"""Versions, environment, machine and time, for the records that stages write beside their results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; a package that is not installed is left out."""
+    """Versions of Python and of the packages that results depend on; packages that are not installed are omitted."""
     found = {"grace": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """The environment that runs: its prefix, its kind, its name (of a conda one), threads, and the cluster's job."""
+    """The current environment: prefix, kind, name (for conda), threads, cluster job and GPUs."""
     prefix = Path(sys.prefix)
     kind = "conda" if (prefix / "conda-meta").is_dir() else "venv" if sys.prefix != sys.base_prefix else "system"
     return {
@@ -51,7 +51,7 @@ def environment() -> dict[str, Any]:
 
 
 def _conda_name(prefix: Path) -> str:
-    """Snakemake calls an environment by a hash and keeps the file that it was made of beside it; that one has the name."""
+    """Snakemake names an environment by a hash and keeps its definition beside it; the name is in that file."""
     made_of = prefix.with_name(prefix.name + ".yaml")
     if made_of.is_file():
         return str(yaml.safe_load(made_of.read_text(encoding="utf-8")).get("name") or prefix.name)

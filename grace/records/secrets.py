@@ -1,7 +1,8 @@
-"""Keeping tokens out of logs and records.
+"""Keep secrets out of logs and records.
 
-What an environment variable with TOKEN, SECRET, PASSWORD or API_KEY in its name holds is replaced by `***`, and so is the
-password of a URL: in records (`masked`), and in all that a command prints, libraries' messages among it (`mask_output`).
+The value of any environment variable with TOKEN, SECRET, PASSWORD or API_KEY in its name is replaced by `***`, and so are
+user name and password in a URL: in records (`masked`), and in everything a command prints, including messages of libraries
+(`mask_output`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, TextIO
 
 _NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY", re.IGNORECASE)
 _URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@:]*:[^\s/@]+@", re.IGNORECASE)
-_SHORTEST = 8  # a shorter value, such as "true", stands in ordinary text too
+_SHORTEST = 8  # a shorter value, such as "true", also occurs in ordinary text
 
 
 def masked(value: Any) -> Any:
-    """`value` (JSON-able, or a text) with every secret replaced."""
+    """`value` (JSON-able, or a string) with every secret replaced."""
     if isinstance(value, str):
         return _mask(value)
     if isinstance(value, dict):
@@ -35,7 +36,7 @@ def _mask(text: str) -> str:
 
 
 class Masking:
-    """A text stream that masks what is written to it; everything else is the stream's own."""
+    """A text stream that masks what is written to it and otherwise passes everything on to the wrapped stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -53,5 +54,5 @@ class Masking:
 
 
 def mask_output() -> None:
-    """From now on standard output and error hold no secret, whoever writes to them through Python."""
+    """From now on mask secrets in everything that Python code writes to standard output and error."""
     sys.stdout, sys.stderr = Masking(sys.stdout), Masking(sys.stderr)  # type: ignore[assignment]

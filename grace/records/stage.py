@@ -1,11 +1,11 @@
-"""The decorator that makes a function a stage: what it reads and writes is taken from its parameters, and recorded.
+"""The decorator that turns a function into a stage: its inputs and outputs are inferred from its parameters and recorded.
 
     @stage("encode", photos=True)
     def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None: ...
 
-Parameters annotated as a path are inputs, except `output` (what the stage writes) and `state` (resumable, no result); all others
-are settings, and `seed` is the seed. So a new parameter is recorded without anybody thinking of it, and a call from a notebook is
-recorded as a command is. A stage says what it begins with and what it made, in its log.
+Parameters annotated as a path are inputs, except `output` (what the stage writes) and `state` (a resumable state); all others are
+settings, and `seed` is the seed. So a new parameter is recorded automatically, and a call from a notebook is recorded like a
+command. A stage logs what it starts with and what it wrote.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def stage(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Record every call of a function as the stage `name` (a key of `STAGES`).
 
-    `outputs` gives the files or folders that it writes, from its parameter `output`; `reads` gives its inputs from all of its
-    arguments where they are not simply its paths; `settings` gives what of its parameter `settings` it reads, if not all;
-    `photos`: it opens the photos of its parameter `dataset`, which must then still be those that the data set was made from.
+    `outputs` returns the files or folders that it writes, given its parameter `output`. `reads` returns its inputs, given all
+    arguments, if they are not simply its paths. `settings` returns the part of its parameter `settings` that it reads, if not
+    all. `photos`: it opens the photos of its parameter `dataset`, which must not have changed since the data set was made.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def stage(
 
 
 def _said(given: dict[str, Any], paths: Sequence[str], settings: Settings | None) -> tuple[dict[str, Any], int | None]:
-    """What the record states as settings, and the seed."""
+    """The settings for the record, and the seed."""
     said: dict[str, Any] = {}
     for key, value in given.items():
         if key in paths or key == "seed" or callable(value):
@@ -96,7 +96,7 @@ def _places(read: dict[str, Path | None]) -> str:
 
 
 def _threads() -> str:
-    """The threads of this process: torch's where it is loaded, else those that the environment allows."""
+    """The threads of this process: torch's if it is imported, else those allowed by the environment."""
     torch = sys.modules.get("torch")
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     count = torch.get_num_threads() if torch else int(allowed) if allowed.isdigit() else len(os.sched_getaffinity(0))
@@ -112,6 +112,6 @@ def _made(written: Sequence[Path]) -> str:
 
 
 def _say(line: str) -> None:
-    """One line for the log; of a distributed run the first process speaks."""
+    """Print one line to the log; in a distributed run only the first process does."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(line, flush=True)

@@ -1,6 +1,6 @@
-"""What a run costs and on what it ran: times, memory, versions and the machine, in words.
+"""What a run cost, and on what it ran: times, memory, versions and the machine, formatted for the report.
 
-Part of `python -m grace report`; reads nothing but its arguments and the machine that makes the page.
+Part of `python -m grace report`; reads only its arguments and the facts of the machine that writes the page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STAGES = (
 
 
 def stage_rows(benchmarks: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Time and peak memory of every job in the order of the pipeline, and the total."""
+    """Time and peak memory of every job, in the order of the pipeline, and the totals."""
     place = {stage: number for number, stage in enumerate(STAGES)}
     table = benchmarks.assign(place=benchmarks["stage"].map(place).fillna(len(STAGES)))
     table = table.sort_values(["place", "where", "stage"], kind="stable")
@@ -50,9 +50,10 @@ def stage_rows(benchmarks: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str
 
 
 def version_table(systems: Sequence[System]) -> tuple[list[str], list[list[str]]]:
-    """Versions of the environments that worked: (columns, rows of package and versions).
+    """Versions of the environments involved: (columns, rows of package and versions).
 
-    A column is the environment that made the page, and each that wrote a retrieval report with other versions.
+    There is a column for the environment that writes the page, and one for each that wrote a retrieval report with
+    different versions.
     """
     environments = {"this page": versions()}
     for system in systems:
@@ -64,8 +65,8 @@ def version_table(systems: Sequence[System]) -> tuple[list[str], list[list[str]]
 
 
 def machine() -> list[tuple[str, str]]:
-    """The machine that makes the report."""
-    facts = [("System", platform.platform()), ("Processor", _processor()), ("Processor threads", str(os.cpu_count()))]
+    """The machine that writes the report."""
+    facts = [("System", platform.platform()), ("Processor", _processor()), ("CPU threads", str(os.cpu_count()))]
     try:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         facts.append(("Memory", f"{memory_bytes / 2**30:.0f} GiB"))
@@ -100,7 +101,7 @@ def _processor() -> str:
 
 
 def _gpus() -> str:
-    """Names of the GPUs as the driver tells them; torch is not asked: it takes seconds to load."""
+    """Names of the GPUs according to the driver; torch would take seconds to import."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "none"

@@ -1,7 +1,7 @@
-"""The data card of the report: what the data are, whose they are, and what is wrong with them.
+"""The data card of the report: origin and licence of the data, their size, and their flaws.
 
-Part of `python -m grace report`; reads the dataset folder (tables, `dataset.json`, `skipped.parquet`), the image embeddings where
-there are any, and the pictures of the examples. Returns plain values; the template escapes them.
+Part of `python -m grace report`; reads the dataset folder (tables, `dataset.json`, `skipped.parquet`), the image embeddings
+if they exist, and the pictures of the examples. Returns plain values; the template escapes them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from grace.report.duplicates import SAMPLE, Nearest, nearest, same_captions
 from grace.report.gallery import Pictures
 
 EXAMPLES = {"train": 4, "test": 4}
-"""Images shown of each split."""
+"""Number of images shown from each split."""
 PAIRS = 4
-"""Closest pairs of images shown."""
+"""Number of closest pairs of images shown."""
 SKIPPED_SHOWN = 50
-VALIDATED = "memorised; its captions choose the model"
+VALIDATED = "images are memorised; captions select the model"
 ROLES = {"train": "seen in training", "val": "unused", "test": "the gallery and the queries"}
 
 
@@ -32,7 +32,7 @@ def data_card(
     threshold: float,
     validated: bool = False,
 ) -> dict[str, Any]:
-    """Everything that the section shows; without `pictures` no example and no pair is shown. `validated`: val had a use."""
+    """Everything the section shows; without `pictures`, no examples or pairs. `validated`: whether val was used."""
     return {
         "facts": facts(dataset),
         "splits": split_rows(dataset, validated),
@@ -43,7 +43,7 @@ def data_card(
 
 
 def facts(dataset: DatasetTables) -> list[tuple[str, str]]:
-    """Source, licence, terms and how the split was made."""
+    """Source, licence, terms and the origin of the split."""
     summary = dataset.summary
     found = [("Name", summary["name"]), ("Source", SOURCES.get(summary["source"], summary["source"]))]
     if summary.get("json_file"):
@@ -56,7 +56,7 @@ def facts(dataset: DatasetTables) -> list[tuple[str, str]]:
     if summary.get("captions"):
         found.append(("Captions", summary["captions"]))
     if summary.get("captioner"):
-        said = f"{summary['captioner']} wrote those of {summary.get('captioned_images', 0):,} images: no ground truth"
+        said = f"{summary['captioner']} wrote those of {summary.get('captioned_images', 0):,} images: not ground truth"
         found.append(("Captioner", said))
     return found
 
@@ -69,7 +69,7 @@ SOURCES = {
 
 
 def split_rows(dataset: DatasetTables, validated: bool = False) -> list[dict[str, str]]:
-    """A row a split: images, captions, captions an image, words a caption."""
+    """One row per split: images, captions, captions per image, words per caption."""
     rows = []
     for split in SPLITS:
         images, captions = dataset.images_of(split), dataset.captions_of(split)
@@ -89,12 +89,12 @@ def split_rows(dataset: DatasetTables, validated: bool = False) -> list[dict[str
 
 
 def caption_words(captions: pd.DataFrame) -> pd.Series:
-    """Words of every caption, split at white space."""
+    """Number of words in every caption, split at whitespace."""
     return captions["text"].str.split().str.len().astype(int)
 
 
 def word_counts(dataset: DatasetTables) -> dict[str, dict[int, int]]:
-    """Captions by their number of words, of every split that has any."""
+    """Number of captions by number of words, for every split that has captions."""
     found = {}
     for split in SPLITS:
         captions = dataset.captions_of(split)
@@ -104,7 +104,7 @@ def word_counts(dataset: DatasetTables) -> dict[str, dict[int, int]]:
 
 
 def examples(dataset: DatasetTables, pictures: Pictures) -> list[dict[str, Any]]:
-    """A few images of train and test with all their captions, drawn at random with a fixed seed."""
+    """A few train and test images with all their captions, drawn at random with a fixed seed."""
     shown = []
     for number, (split, count) in enumerate(EXAMPLES.items()):
         ids = dataset.images_of(split)["image_id"].to_numpy()
@@ -117,7 +117,7 @@ def examples(dataset: DatasetTables, pictures: Pictures) -> list[dict[str, Any]]
 
 
 def skipped(dataset: DatasetTables) -> dict[str, Any] | None:
-    """What was left out, and why; None where no image was checked."""
+    """The skipped images and the reasons; None if images were not checked."""
     table = read_skipped(dataset.folder)
     if table is None:
         return None
@@ -138,13 +138,13 @@ def duplicate_rows(
     threshold: float,
     validated: bool = False,
 ) -> dict[str, Any]:
-    """What stands twice: files, pictures, captions; `pairs` are the closest pictures."""
+    """Duplicate files, pictures and captions; `pairs` are the most similar pictures."""
     rows: list[tuple[str, str, str]] = []
     files = dataset.summary.get("duplicates")
     if files:
-        said = "they stay, because the split is a published one"
-        rows.append(("Images with the bytes of an earlier one", f"{files['identical_files']:,}", said))
-        rows.append(("of these, the other one is in another split", f"{files['across_splits']:,}", ""))
+        said = "kept, because the split is a published one"
+        rows.append(("Images identical to an earlier one", f"{files['identical_files']:,}", said))
+        rows.append(("of these, identical to an image of another split", f"{files['across_splits']:,}", ""))
     pairs: list[dict[str, Any]] = []
     if vectors is not None:
         test = np.flatnonzero((dataset.images["split"] == "test").to_numpy())
@@ -154,15 +154,19 @@ def duplicate_rows(
             if found is None:
                 continue
             said = f"cosine of their embeddings at least {threshold:g}"
-            said += f"; of {SAMPLE:,} test images drawn at random" if len(test) > SAMPLE else ""
-            rows.append((f"Test images nearly the same as {place}", f"{found.at_least(threshold):,}", said))
+            said += f"; among {SAMPLE:,} test images drawn at random" if len(test) > SAMPLE else ""
+            rows.append((f"Test images nearly identical to {place}", f"{found.at_least(threshold):,}", said))
             pairs += _pairs(found, place, dataset, pictures)
     same = same_captions(dataset.captions)
     rows.append(
-        ("Test captions that an image of train or val has too", f"{same['across']:,}", "but for case and blanks")
+        ("Test captions shared with an image of train or val", f"{same['across']:,}", "ignoring case and spacing")
     )
     rows.append(
-        ("Test captions that another test image has too", f"{same['within']:,}", "only one of them counts as right")
+        (
+            "Test captions shared with another test image",
+            f"{same['within']:,}",
+            "only one of the images counts as correct",
+        )
     )
     return {"rows": rows, "pairs": pairs, "embeddings": vectors is not None}
 
@@ -182,15 +186,15 @@ def _pairs(found: Nearest, place: str, dataset: DatasetTables, pictures: Picture
 
 
 def _split_words(summary: dict[str, Any]) -> str:
-    said = "as its file has it" if summary["source"] == "karpathy" else "drawn with the seed"
+    said = "as in the file" if summary["source"] == "karpathy" else "random, seeded"
     if summary.get("restval"):
-        said += {"train": "; restval counts as train", "drop": "; restval is left out"}[summary["restval"]]
+        said += {"train": "; restval is part of train", "drop": "; restval is left out"}[summary["restval"]]
     if summary.get("fold"):
-        said += f"; of test the thousand number {summary['fold']} alone (COCO 1K)"
+        said += f"; test is fold {summary['fold']} of 1,000 images (COCO 1K)"
     return said
 
 
 def _spread(values: pd.Series, digits: int) -> str:
-    """`median (fewest to most)`, or the one value."""
+    """`median (minimum to maximum)`, or the only value."""
     low, high = int(values.min()), int(values.max())
     return f"{low:,}" if low == high else f"{values.median():,.{digits}f} ({low:,} to {high:,})"

@@ -1,6 +1,6 @@
-"""The benchmark of decoding for the report: the file of `make bench`, checked, and its tables.
+"""The decoding benchmark in the report: check the file written by `make bench`, and make its tables.
 
-Part of `python -m grace report`; reads the file that `report.benchmark` names (see `benchmarks/decoding`).
+Part of `python -m grace report`; reads the file set in `report.benchmark` (see `benchmarks/decoding`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ SEARCHES = (
 
 
 def read_benchmark(named: str, results: Path) -> dict[str, Any] | None:
-    """The benchmark that the setting names; where it names none, that of the results folder or None.
+    """The benchmark file given in the settings or, if none is given, that of the results folder, or None.
 
-    Raises `GraceError` for a named file that is missing and for a file of another form.
+    Raises `GraceError` if a given file is missing, and if a file has another format.
     """
     path = Path(named) if named else results / FILE
     if not named and not path.exists():
         return None
-    value = read_json(path, "benchmark of decoding")
+    value = read_json(path, "decoding benchmark")
     if not isinstance(value, dict) or value.get("format") != FORMAT or not set(value["parts"]) <= set(PARTS):
-        raise GraceError(f"{path} is not a benchmark of decoding of this version; {AGAIN}")
+        raise GraceError(f"{path} is not a decoding benchmark of this version; {AGAIN}")
     return value
 
 
 def tables(benchmark: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the page shows of a benchmark; a part that was not run is an empty list."""
+    """Everything the page shows of a benchmark; a part that was not run is an empty list."""
     parts = benchmark["parts"]
     try:
         return {
@@ -63,14 +63,14 @@ def tables(benchmark: dict[str, Any]) -> dict[str, Any]:
             "required": required_rows(benchmark["required"]),
         }
     except (KeyError, TypeError) as error:
-        raise GraceError(f"the benchmark of decoding lacks {error}; {AGAIN}") from None
+        raise GraceError(f"the decoding benchmark lacks {error}; {AGAIN}") from None
 
 
 PEERS = ("torch", "transformers", "marisa-trie", "faiss-cpu", "numpy")
 
 
 def trie_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a shape and number of identifiers: build, bytes and load of the three structures, in the order of STRUCTURES."""
+    """One row per shape and number of identifiers: build, bytes and load of the three structures, as in STRUCTURES."""
     found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["shape"], row["identifiers"]), {})[row["structure"]] = row
@@ -88,7 +88,7 @@ def trie_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def selection_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a trie and vocabulary: the mean time of a step by every way, and ours to Hugging Face's over dictionaries."""
+    """One row per trie and vocabulary: the mean time of a step with each method, and our share of Hugging Face's time."""
     found: dict[tuple[str, int, int], dict[str, float]] = {}
     for row in rows:
         setting = (row["shape"], row["vocabulary"], row["identifiers"])
@@ -104,7 +104,7 @@ def selection_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def search_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a model: time a query of every search, in the order of SEARCHES, and how far the answers agree."""
+    """One row per model: time per query of every search, in the order of SEARCHES, and how far the answers agree."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["model"], {})[row["search"]] = row
@@ -128,7 +128,7 @@ def search_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def dense_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row a system and gallery size, by size."""
+    """One row per system and gallery size, sorted by size."""
     return [
         {
             "system": row["system"], "images": f"{row['images']:,}",
@@ -162,7 +162,7 @@ def required_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def seconds(value: float) -> str:
-    """Three digits in the unit that fits."""
+    """Three significant digits in a suitable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:,.3g} {unit}" if value / size < 1000 else f"{value / size:,.0f} {unit}"

@@ -1,6 +1,6 @@
-"""The figure of the benchmark of decoding: build of the trie, the selection step, and one query by size of the gallery.
+"""The figure of the decoding benchmark: building the trie, the selection step, and one query by gallery size.
 
-Part of `python -m grace report`; reads nothing but its arguments. A panel of a part that was not run is left out.
+Part of `python -m grace report`; reads only its arguments. Panels of parts that were not run are left out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def _build(axis: Axes, rows: list[dict[str, Any]]) -> str:
     shape = rows[0]["shape"]
     lines = {kind: [(row["identifiers"], median(row["build_s"])) for row in rows
                     if (row["shape"], row["structure"]) == (shape, kind)] for kind in STRUCTURES}  # fmt: skip
-    _lines(axis, lines, "Build of the trie", "identifiers")
-    return "Build of the trie: " + _told(lines)
+    _lines(axis, lines, "Building the trie", "identifiers")
+    return "Building the trie: " + _told(lines)
 
 
 def _selection(axis: Axes, rows: list[dict[str, Any]]) -> str:

@@ -1,7 +1,7 @@
-"""Duplicates inside a data set: near-duplicate images by their embeddings, identical captions.
+"""Duplicates within a data set: near-duplicate images by their embeddings, and identical captions.
 
-Part of `python -m grace report`; reads nothing but its arguments. An image of the gallery that is a train image too, or a test
-caption that is a train caption too, makes a score easier than it looks; two test images with one caption cannot both be right.
+Part of `python -m grace report`; reads only its arguments. A gallery image or test caption that also occurs in train makes
+the task easier than it looks; of two test images with the same caption only one can be correct.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 SAMPLE = 5_000
-"""Test images that are compared, at most: the time is their number times the number of all images."""
+"""Maximum number of test images compared: the time is proportional to it and to the number of all images."""
 BLOCK = (500, 20_000)
-"""Test images and other images that are compared at a time."""
+"""Numbers of test images and of other images compared at a time."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of the compared test images: row of the image itself, of the nearest other one, and their cosine similarity."""
+    """For each compared test image: its row, the row of the nearest other image, and their cosine similarity."""
 
     rows: np.ndarray
     others: np.ndarray
@@ -40,10 +40,10 @@ class Nearest:
 
 
 def nearest(vectors: np.ndarray, rows: np.ndarray, among: np.ndarray) -> Nearest | None:
-    """For each image of `rows` the nearest of `among` that is not itself; None where there is none.
+    """For each image of `rows`, the nearest of `among` other than itself; None if there is none.
 
-    `vectors` [N, D] are L2-normalised, a memory map is read a block at a time. Of more than `SAMPLE` rows as many are drawn
-    with a fixed seed.
+    `vectors` [N, D] are L2-normalised; a memory map is read one block at a time. If there are more than `SAMPLE` rows, that
+    many are drawn with a fixed seed.
     """
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
@@ -66,7 +66,7 @@ def nearest(vectors: np.ndarray, rows: np.ndarray, among: np.ndarray) -> Nearest
 
 
 def same_captions(captions: pd.DataFrame) -> dict[str, int]:
-    """Test captions that stand, but for case and white space, with an image of another split, or with another test image."""
+    """Count the test captions that, ignoring case and whitespace, another split's image or another test image has too."""
     text = captions["text"].str.casefold().str.split().str.join(" ")
     test = captions["split"] == "test"
     elsewhere = text[test].isin(set(text[~test]))

@@ -1,10 +1,10 @@
 """The report's figures: matplotlib drawings as inline SVG that take their colours from the page.
 
-Part of `python -m grace report`; reads nothing but its arguments.
+Part of `python -m grace report`; reads only its arguments.
 
-A figure is drawn in placeholder colours which are then replaced by CSS variables of the page (`var(--ink)`), so that it
-follows light and dark. Text stays text. Names inside get a prefix, because all figures share one page. The same input
-gives the same bytes: no date, salted ids.
+A figure is drawn in placeholder colours, which are then replaced by CSS variables of the page (`var(--ink)`), so that it
+follows light and dark mode. Text stays text. Ids get a prefix, because all figures share one page. The same input gives the
+same bytes: no date, salted ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from grace.evaluation.measures import MEASURES
 from grace.report.inputs import System, loss_columns
 
-# Placeholder colours: each stands for one CSS variable of template.html and for nothing else.
+# Placeholder colours: each stands for exactly one CSS variable of template.html.
 VARIABLES = (
     *("ink", "muted", "line", "accent", "memorize", "retrieve"),
     *("baseline", "numeric", "string", "semantic", "structured", "atomic"),
@@ -48,7 +48,7 @@ STYLE = {
     "legend.frameon": False,
 }
 WIDTH = 10.4
-"""Width of every figure, inches of 72 page units."""
+"""Width of every figure, in inches of 72 page units."""
 
 
 def colour(name: str) -> str:
@@ -56,7 +56,7 @@ def colour(name: str) -> str:
 
 
 def recall_figure(systems: Sequence[System]) -> Markup:
-    """Dots with intervals: a panel a measure, a line a system; the dashed line is the baseline."""
+    """Dots with intervals: one panel per measure, one line per system; the dashed line is the baseline."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.15 + 0.36 * len(systems)), layout="constrained")
         figure.get_layout_engine().set(wspace=0.08)  # type: ignore[union-attr]
@@ -77,7 +77,7 @@ def recall_figure(systems: Sequence[System]) -> Markup:
                     clip_on=False,
                 )
                 axis.plot([value], [place], marker="o", markersize=7, color=shade, clip_on=False)
-                # Beside the interval: above the dot it would stand on the baseline's dashed line.
+                # Beside the interval, since above the dot it could overlap the baseline's dashed line.
                 axis.annotate(
                     f"{value:.1f}",
                     (max(high, value), place),
@@ -108,7 +108,7 @@ def recall_figure(systems: Sequence[System]) -> Markup:
 
 
 def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
-    """Training losses: a panel a model; the whole loss and, where they were logged, its memorize and retrieve parts."""
+    """Training losses, one panel per model: the total loss and, if logged, its memorize and retrieve parts."""
     columns = min(3, len(curves))
     lines = -(-len(curves) // columns)
     names = {"loss": "loss", "loss_memorize": "memorize", "loss_retrieve": "retrieve"}
@@ -144,7 +144,7 @@ def curves_figure(curves: dict[str, pd.DataFrame]) -> Markup:
 
 
 def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
-    """Identifiers by their number of tokens: a panel a system."""
+    """Number of identifiers by length in tokens, one panel per system."""
     columns = min(5, len(lengths))
     lines = -(-len(lengths) // columns)
     with matplotlib.rc_context(STYLE):
@@ -165,11 +165,11 @@ def lengths_figure(lengths: dict[str, dict[int, int]]) -> Markup:
             f"{title}: {min(counts)} to {max(counts)} tokens, {sum(counts.values())} identifiers"
             for title, counts in lengths.items()
         )
-        return svg(figure, "lengths", "Number of identifiers by their length in tokens", f"{said}.")
+        return svg(figure, "lengths", "Number of identifiers by length in tokens", f"{said}.")
 
 
 def words_figure(counts: dict[str, dict[int, int]]) -> Markup:
-    """Captions by their number of words, in percent of a split: a line a split; `counts` are {split: {words: captions}}."""
+    """Captions by number of words, in percent, one line per split; `counts` is {split: {words: captions}}."""
     shades = {"train": "retrieve", "val": "muted", "test": "memorize"}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * 0.7, 2.3), layout="constrained")
@@ -179,8 +179,8 @@ def words_figure(counts: dict[str, dict[int, int]]) -> Markup:
             total = sum(own.values())
             shares = [100 * own.get(words, 0) / total for words in range(longest + 2)]
             axis.stairs(shares, np.arange(longest + 3) - 0.5, color=colour(shades[split]), linewidth=1.6, label=split)
-        axis.set_xlabel("words of a caption")
-        axis.set_ylabel("% of the captions")
+        axis.set_xlabel("words per caption")
+        axis.set_ylabel("% of captions")
         axis.set_ylim(bottom=0)
         axis.set_xlim(-0.5, longest + 1.5)
         axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
@@ -192,7 +192,7 @@ def words_figure(counts: dict[str, dict[int, int]]) -> Markup:
         said = "; ".join(
             f"{split}: {min(own)} to {max(own)} words, {sum(own.values())} captions" for split, own in counts.items()
         )
-        return svg(figure, "words", "Captions by their number of words", f"{said}.")
+        return svg(figure, "words", "Captions by number of words", f"{said}.")
 
 
 def _ends(curve: pd.DataFrame) -> str:
@@ -203,7 +203,7 @@ def _ends(curve: pd.DataFrame) -> str:
 
 
 def svg(figure: Figure, name: str, title: str, description: str) -> Markup:
-    """Draw `figure` as an accessible inline SVG element, without prolog, metadata, fixed size or page-wide style."""
+    """Render `figure` as an accessible inline SVG element, without prolog, metadata, fixed size or page-wide style."""
     file = io.StringIO()
     nothing: dict[str, Any] = {key: None for key in ("Date", "Creator", "Format", "Type")}
     with matplotlib.rc_context(STYLE):

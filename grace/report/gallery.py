@@ -1,7 +1,7 @@
-"""Hits and misses with pictures: what was asked, what was wanted, what came.
+"""Hits and misses with pictures: the query, the correct picture, and the pictures retrieved.
 
-Part of `python -m grace report`; reads the pictures of the data set. Examples are drawn at random with a fixed seed,
-not chosen; pictures become small data URIs inside the page.
+Part of `python -m grace report`; reads the pictures of the data set. Examples are drawn at random with a fixed seed, not
+hand-picked; pictures become small data URIs inside the page.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from grace.data.tables import DatasetTables
 from grace.report.inputs import Inputs, System
 
 SHOWN = 5
-"""Retrieved pictures of an example."""
+"""Number of retrieved pictures shown per example."""
 SIDE = 160
-"""Longest side of a picture on the page, pixels."""
+"""Longest side of a picture on the page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Picture:
     uri: str
     alt: str
     rank: int
-    """rank in the answer; 0 for the picture that was wanted"""
+    """rank in the answer; 0 for the correct picture shown as reference"""
     gold: bool
     identifier: str
 
@@ -43,12 +43,12 @@ class Example:
     gold: Picture
     retrieved: list[Picture]
     rank: int
-    """rank of the wanted picture; 0: not among those kept"""
+    """rank of the correct picture; 0: not among the answers kept"""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one system, with the counts that they are drawn from."""
+    """The examples of one system, and the numbers of hits and misses from which they are drawn."""
 
     label: str
     name: str
@@ -57,12 +57,12 @@ class Examples:
     hit_count: int
     miss_count: int
     near_count: int
-    """misses whose picture stands further down the list"""
+    """misses whose picture is further down the list"""
 
 
 @dataclass
 class Pictures:
-    """The data set's pictures as data URIs, each made once, and words for those who cannot see them."""
+    """The data set's pictures as data URIs, each made once, and their alternative texts."""
 
     dataset: DatasetTables
     made: dict[str, str] = field(default_factory=dict)
@@ -77,14 +77,14 @@ class Pictures:
         return self.made[image_id]
 
     def picture(self, image_id: str, rank: int, gold: bool, identifiers: dict[str, str]) -> Picture:
-        said = "the picture that was asked for" if rank == 0 else f"rank {rank}{', the right picture' if gold else ''}"
+        said = "the correct picture" if rank == 0 else f"rank {rank}{', the correct picture' if gold else ''}"
         alt = f"{said}: {self.words[image_id]}"
         return Picture(self.uri(image_id), alt, rank, gold, identifiers.get(image_id, ""))
 
 
 def examples(inputs: Inputs, system: System, count: int, pictures: Pictures) -> Examples:
-    """Draw `count` hits (picture at rank 1) and as many misses of one system, of different pictures where possible."""
-    # A stream of its own for every system: adding a system leaves the examples of the others as they are.
+    """Draw `count` hits (picture at rank 1) and `count` misses of one system, with distinct pictures where possible."""
+    # Every system has its own random stream: adding a system does not change the examples of the others.
     rng = np.random.default_rng(zlib.crc32(system.label.encode()))
     texts = inputs.dataset.captions.set_index("caption_id")["text"]
     identifiers = _first_identifiers(system)
@@ -116,9 +116,9 @@ def examples(inputs: Inputs, system: System, count: int, pictures: Pictures) -> 
 
 
 def data_uri(path: Path) -> str:
-    """Return a picture as a data URI: a small PNG as it is, others by the rules of `grace.data.images`, as JPEG of at most `SIDE`.
+    """Return a picture as a data URI: a small PNG unchanged, others read by `grace.data.images`, as JPEG of at most `SIDE`.
 
-    A photograph's own bytes are never put on the page: they may say where it was taken.
+    A photograph's own bytes are never put on the page, since its metadata may reveal where it was taken.
     """
     try:
         with Image.open(path) as image:
@@ -126,7 +126,7 @@ def data_uri(path: Path) -> str:
                 image.load()
                 return _uri("image/png", path.read_bytes())
     except (OSError, SyntaxError, Image.DecompressionBombError):
-        pass  # read_image says what is wrong, in words
+        pass  # read_image raises a clear error
     small = read_image(path)
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -139,7 +139,7 @@ def _uri(kind: str, content: bytes) -> str:
 
 
 def _draw(queries: pd.Index, gold: pd.Series, count: int, rng: np.random.Generator) -> list[str]:
-    """Draw `count` query ids, first one a picture, then what is left; in the order of the draw."""
+    """Draw `count` query ids, first one per picture, then from the rest; in the order of the draw."""
     shuffled = queries[rng.permutation(len(queries))]
     again = gold.loc[shuffled].duplicated().to_numpy()
     return [*shuffled[~again], *shuffled[again]][:count]

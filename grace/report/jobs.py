@@ -1,4 +1,4 @@
-"""The jobs that made a folder of results, as the records say that they left beside their outputs.
+"""The jobs that made a results folder, according to the records beside their outputs.
 
 Part of `python -m grace report`. Reads {results}/*.provenance.json and {results}/{dataset}/**/*provenance.json.
 """
@@ -13,22 +13,22 @@ from grace.records.sidecars.sidecar import find_sidecar, is_set_aside, is_sideca
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a stage, by its record."""
+    """One run of a stage, as recorded."""
 
     stage: str
     place: Path
-    """the folder that it wrote, or the folder of the files that it wrote"""
+    """the folder that it wrote, or the folder of its output files"""
     seconds: float
     memory_mb: float
-    """peak of the job's own process, MB"""
+    """peak memory of the job's own process, MB"""
     environment: str
-    """the conda environment's name, or the kind of another one"""
+    """name of the conda environment, or the kind of any other"""
     reads: frozenset[str]
     """stages whose outputs it read"""
 
 
 def read_jobs(results: Path, dataset: str) -> list[Job]:
-    """The jobs that made the results of `dataset`, one for all the files that a job wrote beside each other."""
+    """The jobs that made the results of `dataset`; files that one job wrote to the same folder count as one."""
     found: dict[tuple[str, Path], Job] = {}
     for path in sorted([*results.glob("*.provenance.json"), *(results / dataset).rglob("*provenance.json")]):
         if not is_sidecar(path) or is_set_aside(path):

@@ -1,12 +1,12 @@
-"""The stage `report`: everything that a run has made, on one HTML page that opens offline.
+"""The stage `report`: the results of a run on one HTML page that opens offline.
 
 Reads the whole configuration (JSON or YAML) and the results folder (see `grace.report.inputs`), writes
-report/index.html.
+report/index.html, and beside it the table and its figure as files (`grace.report.extracts`).
 
     python -m grace report --config FILE --results DIR --output FILE --settings JSON
 
-The page asks for nothing: styles, figures (SVG) and pictures (data URIs) are inside, and its content security policy
-forbids requests. Texts of the data set are escaped. The same results on the same machine give the same bytes.
+The page loads nothing: styles, figures (SVG) and pictures (data URIs) are embedded, and its content security policy forbids
+requests. Texts from the data set are escaped. The same results on the same machine give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from grace.records.stage import stage
 from grace.report import costs, decoding, tables
 from grace.report.data_card import data_card, word_counts
 from grace.report.decoding_figure import decoding_figure
+from grace.report.extracts import FIGURE, TABLE, write_extracts
 from grace.report.figures import curves_figure, lengths_figure, recall_figure, words_figure
 from grace.report.gallery import Examples, Pictures, examples
 from grace.report.inputs import Inputs, System, read_inputs
@@ -51,18 +52,22 @@ def _read(given: dict[str, Any]) -> dict[str, Path]:
     return {"config": given["config"], **named, "benchmark": Path(benchmark) if benchmark else results / decoding.FILE}
 
 
-@stage("report", reads=_read)
+@stage("report", outputs=lambda output: [output, *(output.with_name(name) for name in (TABLE, FIGURE))], reads=_read)
 def report(*, config: Path, results: Path, output: Path, settings: Report) -> None:
-    """Write the page to `output`; `GraceError` names a required piece that is missing or broken."""
+    """Write the page to `output`, and table and figure beside it.
+
+    Raises a `GraceError` naming a required file that is missing or broken.
+    """
     inputs = read_inputs(load(config), Path(results))
     page = render(inputs, settings, decoding.read_benchmark(settings.benchmark, Path(results)))
     with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    write_extracts(inputs, Path(output).parent, page)
 
 
 def render(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None = None) -> str:
-    """Return the page as text; `benchmark` is that of decoding, if there is one."""
-    # StrictUndefined: a name that the template misspells is an error, not an empty place.
+    """Return the page as text; `benchmark` is the decoding benchmark, if there is one."""
+    # StrictUndefined: a misspelled name in the template is an error instead of an empty string.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -74,7 +79,7 @@ def render(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None = 
 
 
 def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """Everything the template shows."""
     systems = inputs.systems
     first = systems[0].row
     curves, missing_curves = training_curves(inputs)
@@ -131,36 +136,36 @@ def context(inputs: Inputs, settings: Report, benchmark: dict[str, Any] | None =
 
 
 def training_curves(inputs: Inputs) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """The training logs that exist, by name, and a sentence for each that does not."""
+    """The existing training logs by name, and a sentence for each missing one."""
     trained_here = inputs.config.tower.kind != "open_clip"
     source = inputs.config.pseudo_queries.source
-    borrowed = "were borrowed of the train split" if source == "nearest" else "were read from a file"
+    borrowed = "were borrowed from the train split" if source == "nearest" else "were read from a file"
     why = {
         "dual encoder": "the tower/metrics.jsonl of this run is missing or empty"
         if trained_here
-        else "it comes with its weights and was not trained here",
+        else "its weights are pretrained, so it was not trained here",
         "captioner": "the captioner/metrics.jsonl of this run is missing or empty"
         if inputs.config.captioner_is_read
-        else f"the pseudo-queries {borrowed}, so none was trained",
+        else f"the pseudo-queries {borrowed}, so no captioner was trained",
     }
     named = {"dual encoder": "dual encoder (baseline)"}
     found: dict[str, pd.DataFrame] = {}
     missing: list[str] = []
     for name, curve in inputs.shared_curves.items():
         if curve is None:
-            missing.append(f"No training curve of the {named.get(name, name)}: {why[name]}.")
+            missing.append(f"No training curve for the {named.get(name, name)}: {why[name]}.")
         else:
             found[named.get(name, name)] = curve
     for system in inputs.systems:
         if system.curve is not None:
             found[system.label] = system.curve
         elif system.is_generative:
-            missing.append(f"No training curve of {system.label}: its model/metrics.jsonl is missing or empty.")
+            missing.append(f"No training curve for {system.label}: its model/metrics.jsonl is missing or empty.")
     return found, missing
 
 
 def system_examples(inputs: Inputs, count: int, pictures: Pictures | None) -> list[Examples]:
-    """Examples of every system, of its first seed; none without pictures."""
+    """Examples for the first seed of every system; none without pictures."""
     if pictures is None:
         return []
     first: dict[str, System] = {}

@@ -1,8 +1,8 @@
-"""The picture of the workflow as it ran: a box a stage, an arrow where one stage read what another wrote.
+"""The diagram of the workflow as it ran: one box per stage, an arrow where one stage read what another wrote.
 
-Part of `python -m grace report`; reads nothing but its arguments. It is made of the records of the jobs, so it shows what
-happened and not what should have. Drawn as inline SVG in the page's colours; no other program is needed. Arrows that follow
-from others are left out (the transitive reduction of Aho, Garey and Ullman, 1972).
+Part of `python -m grace report`; reads only its arguments. It is based on the records of the jobs, so it shows what actually
+happened. Drawn as inline SVG in the page's colours; no other program is needed. Arrows implied by others are left out (the
+transitive reduction of Aho, Garey and Ullman, 1972).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from grace.report.costs import duration
 from grace.report.jobs import Job
 
 BOX, GAP = (168, 40), (26, 34)
-"""Width and height of a box, and the space between two, page units."""
+"""Width and height of a box, and the space between boxes, in page units."""
 
 
 def workflow_figure(jobs: Sequence[Job]) -> Markup | None:
-    """The picture; None without records, or where records of several runs contradict each other."""
+    """The diagram; None without records, or if records of several runs contradict each other."""
     graph = nx.DiGraph()
     for job in jobs:
         graph.add_edges_from((source, job.stage) for source in sorted(job.reads))
@@ -52,7 +52,7 @@ def workflow_figure(jobs: Sequence[Job]) -> Markup | None:
 
 
 def _labels(jobs: Sequence[Job]) -> dict[str, str]:
-    """{stage: how often it ran, in which environment, how long in all}."""
+    """{stage: how often it ran, how long on average, and in which environment}."""
     by_stage = defaultdict(list)
     for job in jobs:
         by_stage[job.stage].append(job)
@@ -65,7 +65,7 @@ def _labels(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _routes(lines: nx.DiGraph, layer: dict[str, int]) -> list[list[str]]:
-    """Every arrow as its stops, one a layer: those between its ends keep room where it passes other boxes."""
+    """Every arrow as a list of stops, one per layer: the inner ones reserve space where it passes other boxes."""
     return [
         [source, *(f"{source}>{target}@{number}" for number in range(layer[source] + 1, layer[target])), target]
         for source, target in sorted(lines.edges)
@@ -73,7 +73,7 @@ def _routes(lines: nx.DiGraph, layer: dict[str, int]) -> list[list[str]]:
 
 
 def _places(routes: list[list[str]], layer: dict[str, int]) -> dict[str, tuple[float, float]]:
-    """The middle of every stop: a row a layer, its stops in the order of what they follow (the barycenter heuristic)."""
+    """The centre of every stop: one row per layer, ordered by the stops before them (the barycenter heuristic)."""
     rows: dict[int, list[str]] = defaultdict(list)
     before: dict[str, list[str]] = defaultdict(list)
     for stage, number in layer.items():
@@ -97,7 +97,7 @@ def _places(routes: list[list[str]], layer: dict[str, int]) -> dict[str, tuple[f
 
 
 def _arrow(stops: list[tuple[float, float]]) -> str:
-    """A curve from the bottom of the first box to the top of the last, straight through the rows between."""
+    """A curve from the bottom of the first box to the top of the last, vertical through the rows between."""
     half = BOX[1] / 2
     path = f"M{stops[0][0]:g} {stops[0][1] + half:g}"
     for (x, y), (to_x, to_y) in pairwise(stops):

@@ -37,8 +37,14 @@ def package_for_jobs(workflow: Any) -> Path | None:
 
     A `GraceError` if the package is no checkout: its folder would bring all other packages beside it into those environments.
     """
-    if not workflow.deployment_settings.deployment_method:
+    methods = {method.name for method in workflow.deployment_settings.deployment_method}
+    if not methods:
         return None
+    image = str(workflow.modifier.global_container_img or "")
+    if "APPTAINER" in methods and image.startswith("/") and not Path(image).is_file():
+        raise GraceError(
+            f"the container {image} is not built yet; build it: apptainer build {image} {Path(image).with_suffix('.def')}"
+        )
     folder = Path(grace.__file__).resolve().parents[1]
     if not (folder / "Snakefile").is_file():
         raise GraceError(

@@ -1,8 +1,8 @@
-"""Files that a clock running ahead has stamped: found before the workflow's first job, and given the time of now on request.
+"""Find files dated in the future by a clock that ran ahead, before the workflow's first job; reset their times on request.
 
-Snakemake takes an output for old if an input is newer, and refuses a job whose input has a time in the future. So what was made
-while the clock ran ahead would rerun until that time has come, and end every run in an error. Files of the past need nothing:
-what was made of them is newer, or runs again. Command: `python -m grace retime results`.
+Snakemake considers an output old if an input is newer, and refuses a job whose input is dated in the future. So outputs made
+while the clock ran ahead would be remade, and every run would fail, until that time has come. Times in the past need no
+correction: what was made from those files is newer, or is remade. Command: `python -m grace retime results`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOLERANCE = 60
 
 
 def dated_later(folder: Path | str, tolerance: float = TOLERANCE) -> list[str]:
-    """Files and folders below `folder` that are dated more than `tolerance` seconds later than now, sorted."""
+    """Files and folders below `folder` dated more than `tolerance` seconds in the future, sorted."""
     latest, found = time.time_ns() + int(tolerance * 1e9), []
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -29,7 +29,7 @@ def dated_later(folder: Path | str, tolerance: float = TOLERANCE) -> list[str]:
 
 
 def retime(folder: Path | str) -> list[str]:
-    """Give every file and folder below `folder` that is dated later than now the time of now; return which they were."""
+    """Set the mtime of everything below `folder` that is dated in the future to now; return the paths changed."""
     found = dated_later(folder, tolerance=0)
     now = time.time_ns()
     for path in found:

@@ -1,8 +1,8 @@
-"""How a stage ended, in words, as the last line of its log.
+"""Say how a stage ended in the last line of its log.
 
-A stage that fails by itself prints its reason (`error: ...`, or a traceback); one that is asked to end prints `ended: SIGTERM ...`,
-a training `interrupted: ...`, since it keeps the state of its last step first; for one that is killed the workflow writes the
-line, by `python -m grace ended`.
+A stage that fails prints its reason (`error: ...`, or a traceback). A stage that is terminated prints `ended: SIGTERM ...`; a
+training first saves the state of its last step and prints `interrupted: ...`. For a stage that is killed, the workflow writes
+the line with `python -m grace ended`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from grace.system.cancelled import LOG, mark_cancelled
 
 WHY = {
     "SIGKILL": "killed from outside, or by the system because memory ran out",
-    "SIGTERM": "asked to end from outside: cancelled, out of time, or the workflow was ended",
-    "SIGBUS": "a mapped file was cut short, or the disk is full",
+    "SIGTERM": "terminated from outside: cancelled, out of time, or the workflow was stopped",
+    "SIGBUS": "a memory-mapped file was truncated, or the disk is full",
     "SIGSEGV": "a library crashed",
-    "SIGABRT": "a library gave up, often because memory ran out",
+    "SIGABRT": "a library aborted, often because memory ran out",
     "SIGXFSZ": "a file grew beyond the limit of this process (ulimit -f)",
 }
 
 
 def reason(code: int) -> str:
-    """An exit code in words; a shell adds 128 to the number of the signal that ended a process."""
+    """Explain an exit code; a shell adds 128 to the number of the signal that ended a process."""
     if code <= 128:
-        return f"exit code {code}: a defect of the stage, see the traceback above"
+        return f"exit code {code}: a bug in the stage, see the traceback above"
     try:
         name = signal.Signals(code - 128).name
     except ValueError:
@@ -39,7 +39,7 @@ def reason(code: int) -> str:
 
 
 def last_line(log: Path | str) -> str:
-    """The last line of a log that is not blank; empty if there is none."""
+    """The last non-blank line of a log; empty if there is none."""
     path = Path(log)
     if not path.is_file():
         return ""
@@ -48,15 +48,15 @@ def last_line(log: Path | str) -> str:
 
 
 def end_on_request() -> None:
-    """From now on SIGTERM ends this process as an exception does: temporary files go, and the reason is printed."""
+    """From now on SIGTERM ends this process like an exception: temporary files are deleted, and the reason is printed."""
     signal.signal(signal.SIGTERM, _end)
 
 
 def end_with_workflow() -> None:
-    """From now on this process ends when the workflow that started it is gone: a rerun must not meet it at work.
+    """From now on end this process when the workflow that started it is gone, so that it cannot collide with a rerun.
 
-    The rules name Snakemake's process in GRACE_WORKFLOW; a stage run by hand ends with nobody. On a cluster it is the Snakemake
-    inside the job, so a submitting process may go without its jobs.
+    The rules set GRACE_WORKFLOW to Snakemake's process id; a stage run by hand is not affected. On a cluster it is the
+    Snakemake inside the job, so the submitting process may exit without ending its jobs.
     """
     workflow = os.environ.get("GRACE_WORKFLOW", "")
     if workflow.isdigit() and _is_alive(int(workflow)):
@@ -67,12 +67,13 @@ def _watch(workflow: int) -> None:
     while _is_alive(workflow):
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
-    os.environ.pop(LOG, None)  # nobody cancelled the stage: a scheduler may have killed the whole job for its memory
+    # the stage was not cancelled: a scheduler may have killed the whole job for its memory
+    os.environ.pop(LOG, None)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_alive(process: int) -> bool:
-    """A process that has ended and that nobody has waited for yet (state Z) is not alive."""
+    """Whether a process runs; a zombie (state Z) does not."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -81,7 +82,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would interrupt the cleaning up
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM would interrupt the cleanup
     mark_cancelled()
     print(f"ended: {reason(128 + number)}", file=sys.stderr, flush=True)
     sys.exit(128 + number)

@@ -1,7 +1,7 @@
-"""The one exception that a user is meant to read.
+"""The exception whose message is meant for users.
 
-`GraceError` carries one sentence: what is wrong, where, and what to do. The command line prints it as one line and exits
-with code 2; anything else that escapes is a defect of the project and keeps its traceback.
+The message of a `GraceError` is one sentence: what is wrong, where, and what to do. The command line prints it as one line
+and exits with code 2; any other uncaught exception is a bug in the project and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from grace.system.printable import escaped
 
 
 class GraceError(Exception):
-    """A problem with the user's input or machine, told in one line.
+    """A problem with the user's input or machine, in one line.
 
-    Line breaks and characters that command a terminal, of a file's name for instance, are shown as escapes.
+    Line breaks and control characters, for instance from a file name, are shown as escapes.
     """
 
     def __str__(self) -> str:
@@ -23,7 +23,7 @@ class GraceError(Exception):
 
 
 class Interrupted(GraceError):
-    """The work was broken off from outside and can be gone on with: exit code 75 (EX_TEMPFAIL of sysexits.h)."""
+    """The work was interrupted from outside and can be resumed: exit code 75 (EX_TEMPFAIL of sysexits.h)."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
-"""Reading and writing files so that a file that exists is complete.
+"""Read and write files such that every existing file is complete.
 
-Every writer makes the file under a temporary name in the same folder and renames it at the end. Every reader answers a
-missing or broken file with a `GraceError` that names it. No format here can execute code.
+Every writer writes to a temporary name in the same folder and renames it at the end. Every reader raises a `GraceError` that
+names the file if it is missing or broken. No format used here can execute code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pandas as pd
 
 from grace.system.errors import GraceError
 
-MARKER = ".grace"  # in every folder that a stage wrote: the name of that stage
+MARKER = ".grace"  # in every folder written by a stage: contains the name of the stage
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; give the result the mode that a plain open() would.
+        # mkstemp makes files private; use the mode that a plain open() would.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -45,7 +45,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path | str, stage: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; swap it in on success (an old folder goes), delete it on any error.
+    """Yield a temporary folder beside `path`; on success it replaces `path`, on any error it is deleted.
 
     Only an empty folder or an earlier output of the same stage is replaced: see `check_output_folder`.
     """
@@ -64,28 +64,28 @@ def replacing_folder(path: Path | str, stage: str) -> Iterator[Path]:
 
 
 def check_output_folder(path: Path | str, stage: str) -> Path:
-    """Raise a `GraceError` if writing the folder `path` would delete what the stage did not make itself.
+    """Raise a `GraceError` if writing the folder `path` would delete anything that this stage did not write.
 
-    Every folder that a stage writes holds the file `.grace` with the stage's name; a folder with other content, the
-    current folder and what holds it are refused. Long stages call this before their work.
+    Every folder written by a stage contains the file `.grace` with the stage's name; a folder with other content, the current
+    folder and its parents are refused. Long stages call this before they start.
     """
     folder = Path(path).resolve()
     here = Path.cwd().resolve()
     if folder == here or folder in here.parents:
-        raise GraceError(f"output {str(path)!r} is the current folder or holds it; name a folder of its own")
+        raise GraceError(f"output {str(path)!r} is the current folder or contains it; choose a separate folder")
     if folder.exists() and not folder.is_dir():
-        raise GraceError(f"output {path} is a file; name a folder")
+        raise GraceError(f"output {path} is a file; choose a folder")
     if folder.is_dir() and any(folder.iterdir()):
         marker = folder / MARKER
         made_by = marker.read_text(encoding="utf-8").strip() if marker.is_file() else ""
         if made_by != stage:
-            whose = f"is an output of the stage {made_by}" if made_by else "holds files that this command did not make"
-            raise GraceError(f"output {path} {whose}; name another folder, or delete it yourself")
+            whose = f"is an output of the stage {made_by}" if made_by else "contains files not written by this command"
+            raise GraceError(f"output {path} {whose}; choose another folder, or delete it yourself")
     return folder
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what an earlier writer of `path` that was killed left beside it under temporary names."""
+    """Delete the temporary files beside `path` that were left by a killed writer."""
     temporary = re.compile(re.escape(f".{path.name}") + r"(\.provenance\.json)?\.[a-z0-9_]{8}")
     for entry in path.parent.iterdir() if path.parent.is_dir() else ():
         if temporary.fullmatch(entry.name):
@@ -93,23 +93,23 @@ def remove_leftovers(path: Path) -> None:
 
 
 def check_space(folder: Path, needed: int, what: str, reserve: int = 0) -> None:
-    """Raise a `GraceError` unless the disk of `folder` has `needed` bytes free, and `reserve` beside."""
+    """Raise a `GraceError` unless the disk of `folder` has `needed` plus `reserve` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed + reserve:
         spare = f" and {reserve / 1e9:.1f} GB to spare" if reserve else ""
         raise GraceError(
-            f"{what} needs {amount(needed)}{spare} on the disk of {folder}, {amount(free)} are free; make room, or name "
-            "another folder"
+            f"{what} needs {amount(needed)}{spare} on the disk of {folder}, but {amount(free)} are free; free some space, "
+            "or choose another folder"
         )
 
 
 def amount(size: int) -> str:
-    """Bytes as people say them; a small amount is not 0.00 GB."""
+    """Bytes in GB, or in MB for small amounts."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
 def need(path: Path | str, what: str) -> Path:
-    """Return `path` if it exists, else raise a `GraceError` that says which input is missing."""
+    """Return `path` if it exists, else raise a `GraceError` that names the missing input."""
     path = Path(path)
     if not path.exists():
         raise GraceError(f"{what} is missing: {path} does not exist")
@@ -124,14 +124,14 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str, what: str = "JSON file") -> Any:
     path = need(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte-order mark first
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except json.JSONDecodeError as error:
         begins = error.doc.lstrip()[:20]
         if begins[:1] not in '{["-0123456789tfn' or error.pos == 0:
             raise GraceError(f"{what} {path} is not a JSON file: it begins with {begins!r}") from None
         raise GraceError(
             f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "it may be truncated: fetch or make it again"
+            "it may be truncated: download or make it again"
         ) from None
     except UnicodeDecodeError as error:
         raise GraceError(
@@ -141,7 +141,7 @@ def read_json(path: Path | str, what: str = "JSON file") -> Any:
         raise GraceError(f"{what} {path} is nested too deeply to be read") from None
     except ValueError:  # Python's limit on the digits of a number
         raise GraceError(
-            f"{what} {path} holds a whole number of thousands of digits; it may be another kind of file"
+            f"{what} {path} contains an integer with thousands of digits; it may be another kind of file"
         ) from None
 
 
@@ -152,7 +152,7 @@ def write_table(path: Path | str, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path | str, what: str, columns: list[str]) -> pd.DataFrame:
-    """Read a Parquet file and check that `columns` are there."""
+    """Read a Parquet file and check that it has `columns`."""
     path = need(path, what)
     try:
         table = pd.read_parquet(path)

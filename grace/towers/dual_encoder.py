@@ -1,4 +1,4 @@
-"""The small dual encoder: a vision transformer and a text transformer into one embedding space (as CLIP, smaller).
+"""The small dual encoder: a vision and a text transformer with one embedding space (CLIP, but smaller).
 
 Legend: B images or texts, P patches, L text tokens, D embedding dimension.
 """
@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 def _patch_network(patch: int, width: int) -> nn.Sequential:
-    """Pixels to one vector a patch. The convolutions overlap, so that a shape is found wherever it lies in its patch."""
+    """Pixels to one vector per patch. The convolutions overlap, so that a shape is found anywhere in its patch."""
     layers: list[nn.Module] = []
     before = 3
     for after, kernel in ((24, 5), (48, 3), (64, 3)):

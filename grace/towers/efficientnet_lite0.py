@@ -1,13 +1,13 @@
 """The tower kind `efficientnet_lite0`: pretrained on photographs, installed from the package index, no hub needed.
 
-EfficientNet-Lite0 (ImageNet) and MiniLM (sentences) stay as they are; two linear heads into one embedding space are trained
-with a symmetric InfoNCE loss on the train split (`grace.towers.heads`). An image's embedding is the head over the mean of the
-7 x 7 feature map; its visual tokens are the head over the cells of that map, pooled to `grid` x `grid`.
+EfficientNet-Lite0 (ImageNet) and MiniLM (sentences) stay frozen; two linear heads into one embedding space are trained with
+a symmetric InfoNCE loss on the train split (`grace.towers.heads`). An image's embedding is the head applied to the mean of
+the 7 x 7 feature map; its visual tokens are the head applied to the cells of that map, pooled to `grid` x `grid`.
 
-The backbones run once over the data set, on all processors, before the heads are trained. What they give is kept in the
-folder `{output}_state` until the tower is complete: a run that was killed goes on from there. Reads the dataset folder; writes
-`model.safetensors` (the heads), `config.json`, `metrics.jsonl`, and the features, so that no later stage runs a backbone over
-the same data again: `images.npy`, `captions.npy` (float16) and `features.json`, which says of what.
+The backbones run once over the data set, on all CPU cores, before the heads are trained. Their features are kept in
+`{output}_state` until the tower is complete, so that a killed run resumes from there. Reads the dataset folder; writes
+`model.safetensors` (the heads), `config.json`, `metrics.jsonl`, and the features, so that no later stage runs a backbone on
+the same data again: `images.npy`, `captions.npy` (float16) and `features.json`, which lists what they belong to.
 
     python -m grace tower --dataset DIR --output results/flickr8k/tower --settings '{"kind": "efficientnet_lite0"}'
 """
@@ -34,11 +34,11 @@ from grace.towers.feature_cache import FeatureCache
 from grace.towers.heads import Heads, train_heads
 from grace.workflow.config import EfficientNetLite0, Tower, parse
 
-IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 1024  # between two states of the features
+IMAGES_AT_ONCE, CAPTIONS_AT_ONCE = 64, 1024  # how many to process before saving the features
 
 
 class EfficientNetLite0Tower:
-    """What `open_tower` gives. The backbones are loaded when they are needed."""
+    """The tower that `open_tower` returns. Backbones are loaded only when needed."""
 
     def __init__(self, heads: Heads, settings: EfficientNetLite0, folder: Path) -> None:
         self.heads, self.settings, self.seed, self.folder = heads.eval(), settings, settings.seed, folder
@@ -49,7 +49,7 @@ class EfficientNetLite0Tower:
 
     @property
     def model(self) -> Heads:
-        """What was trained here; the backbones are those of the pinned packages."""
+        """The trained part; the backbones come from pinned packages."""
         return self.heads
 
     def encode_images(self, images: list[Image.Image]) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class EfficientNetLite0Tower:
             return self.heads.texts(features)
 
     def known_images(self, tables: DatasetTables) -> Callable[[slice], tuple[Tensor, Tensor]] | None:
-        """`encode_images` by rows of the data set that the tower was trained on, without the backbone; another one: None."""
+        """`encode_images` by row, without the backbone, for the data set the tower was trained on; None for any other."""
         listed = read_json(self.folder / "features.json", "list of the features")["images"]
         if listed != _images_key(tables, self.settings):
             return None
@@ -82,7 +82,7 @@ class EfficientNetLite0Tower:
 
     @torch.inference_mode()
     def _of_features(self, features_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, D] and visual tokens [B, T - 1, D] of what the backbone gives (the mean, then the cells)."""
+        """Embeddings [B, D] and visual tokens [B, T - 1, D] from backbone features (the mean, then the cells)."""
         features_BTF = features_BTF.float()
         return self.heads.images(features_BTF[:, 0]), self.heads.project_images(features_BTF[:, 1:])
 
@@ -98,7 +98,7 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     place_of = {image: place for place, image in enumerate(tables.images["image_id"].iloc[train])}
     image_of = tables.captions_of("train")["image_id"].map(place_of).to_numpy()
     if len(train) < 2:
-        raise GraceError(f"data set {dataset} has {len(train)} train images; the heads need two at least")
+        raise GraceError(f"data set {dataset} has {len(train)} train images; the heads need at least two")
     with replacing_folder(output, "tower") as folder:
         heads = train_heads(
             torch.from_numpy(images.read()[train, 0]).float(), torch.from_numpy(captions.read().copy()).float(), image_of,
@@ -122,7 +122,7 @@ def open_folder(folder: Path) -> EfficientNetLite0Tower:
 
 
 def _images_key(tables: DatasetTables, settings: EfficientNetLite0) -> dict:
-    """What the image features depend on, as plain values."""
+    """Everything the image features depend on, as plain values."""
     return {
         "images_dir": str(tables.images_dir.resolve()),
         "files": tables.stamps(),
@@ -142,7 +142,7 @@ def _image_features(tables: DatasetTables, settings: EfficientNetLite0, folder: 
 
 
 def _caption_features(tables: DatasetTables, folder: Path) -> FeatureCache:
-    """Features of the captions of the train split, in their order. No other caption is read here."""
+    """Features of the captions of the train split, in order. No other captions are read here."""
     texts = tables.captions_of("train")["text"].tolist()
     cache = FeatureCache(folder, texts, (len(texts), backbones.TEXT_FEATURES))
     if cache.done < len(texts):

@@ -1,14 +1,14 @@
-"""The stage `encode`: every image through the vision tower once, into memory-mapped arrays.
+"""The stage `encode`: run every image through the vision tower once, into memory-mapped arrays.
 
 Reads the dataset and tower folders; writes `image_embeddings.npy` (f32 [N, D], L2-normalised), `visual_tokens.npy` (f16
-[N, T, C]), `pad_tokens.npy` (f16 [1, T, C], the one pad image of every retrieve sample) and `encode.json`. Row order is
-that of images.parquet.
+[N, T, C]), `pad_tokens.npy` (f16 [1, T, C], the pad image used in every retrieve sample) and `encode.json`. Rows are in
+the order of images.parquet.
 
     python -m grace encode --dataset results/scenes/dataset --tower results/scenes/tower --output results/scenes/embeddings
 
-Images are decoded in parallel, a few ahead of the tower. The arrays grow in `{output}_state/`, because Snakemake deletes the
-outputs of a job that fails; every `SAVE_EVERY` batches `done.json` there says how far they are written, and a run of the same
-images, tower and settings goes on from there. Only a batch is in memory at a time.
+Images are decoded in parallel, a few ahead of the tower. The arrays are built in `{output}_state/`, because Snakemake
+deletes the outputs of a failed job; every `SAVE_EVERY` batches `done.json` there records the progress, and a run with the
+same images, tower and settings resumes from there. Only one batch is in memory at a time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from grace.workflow.stages import STAGES
 
 PAD_COLOUR = (128, 128, 128)
 SAVE_EVERY = 20
-"""Batches after which what is written is made sure of."""
+"""Number of batches between flushes to disk."""
 ARRAYS = ("image_embeddings.npy", "visual_tokens.npy")
 DONE = "done.json"
 
@@ -60,7 +60,7 @@ DONE = "done.json"
     photos=True,
 )
 def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None:
-    """Encode all images of the data set, and the pad image; go on where an earlier run of the same inputs was ended."""
+    """Encode all images of the data set and the pad image; resume an interrupted run with the same inputs."""
     output = Path(output)
     check_output_folder(output, "encode")
     tables = load_dataset(dataset)
@@ -92,9 +92,9 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
 
 
 def _filled(model: Any, tables: DatasetTables, batch: int, done: int, arrays: tuple[np.ndarray, ...]) -> Iterator[int]:
-    """Write the rows from `done` on; tell how many are safe on disk whenever some are.
+    """Write the rows from `done` on; yield the number of rows safely on disk after every flush.
 
-    Batches begin at multiples of `batch` wherever a run begins, so that going on changes no bit.
+    Batches start at multiples of `batch` wherever a run starts, so that a resumed run is bit-identical.
     """
     files = tables.images["file"].tolist()
     embeddings, tokens = arrays
@@ -113,9 +113,9 @@ def _filled(model: Any, tables: DatasetTables, batch: int, done: int, arrays: tu
 
 
 def as_stored(vectors: Tensor, patches: Tensor, files: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings f32 [B, D] and visual tokens f16 [B, T, C] as they are written.
+    """Embeddings f32 [B, D] and visual tokens f16 [B, T, C] in the form in which they are stored.
 
-    A number that is not finite, and a token too large for f16, is a `GraceError` that names the first such image.
+    Raises a `GraceError` naming the first image with a value that is not finite, or too large for f16.
     """
     half = patches.half()
     for what, given, kept in (("an embedding", vectors, vectors), ("visual tokens", patches, half)):
@@ -125,22 +125,23 @@ def as_stored(vectors: Tensor, patches: Tensor, files: list[str]) -> tuple[np.nd
         row = int(bad.nonzero()[0])
         if torch.isfinite(given[row]).all():
             raise GraceError(
-                f"the tower gives {what} of up to {given[row].abs().max():.4g} for {files[row]}; visual tokens are stored as "
-                f"float16, which ends at {torch.finfo(torch.half).max:.0f}: choose another tower"
+                f"the tower produces {what} of up to {given[row].abs().max():.4g} for {files[row]}; visual tokens are stored "
+                f"as float16, whose maximum is {torch.finfo(torch.half).max:.0f}: choose another tower"
             )
         raise GraceError(
-            f"the tower gives {what} that is not finite for {files[row]}; its weights may be broken, or its training diverged"
+            f"the tower produces non-finite values ({what}) for {files[row]}; its weights may be broken, or its training "
+            "diverged"
         )
     return vectors.numpy(), half.numpy()
 
 
 def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-    """The images that are written already, and the arrays; of other inputs, or incomplete, the state begins anew."""
+    """The number of images already written, and the arrays; a state of other inputs, or without arrays, is discarded."""
     found = read_json(state / DONE, "state of encode") if (state / DONE).exists() else {}
     fits = found.get("key") == key and all((state / name).exists() for name in ARRAYS)
     done = found["images"] if fits else 0
     if done:
-        print(f"going on from image {done} of {shapes[0][0]}", flush=True)
+        print(f"resuming at image {done} of {shapes[0][0]}", flush=True)
     else:
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)
@@ -154,7 +155,7 @@ def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[
 
 
 def _key(tables: DatasetTables, tower: Path, settings: Tower) -> str:
-    """What the arrays depend on: images, their order, size and time, the tower's files, settings, this code."""
+    """A digest of everything the arrays depend on: images (order, size, mtime), tower files, settings, this stage."""
     said = [STAGES["encode"], settings.model_dump(mode="json"), tables.stamps()]
     found = hashlib.sha256(json.dumps(said).encode())
     for path in sorted(path for path in tower.rglob("*") if path.is_file()):
@@ -185,7 +186,7 @@ class Embeddings:
 
 
 def load_embeddings(folder: Path, images: int) -> Embeddings:
-    """Open the arrays and check them against the number of images."""
+    """Open the arrays and check that they have one row per image."""
     need(folder, "embeddings folder")
     found = Embeddings(
         read_array(folder / "image_embeddings.npy", "image embeddings"),
@@ -194,6 +195,6 @@ def load_embeddings(folder: Path, images: int) -> Embeddings:
     )
     if len(found.vectors) != images or len(found.tokens) != images:
         raise GraceError(
-            f"embeddings {folder} are of {len(found.vectors)} images, the data set has {images}; run encode again"
+            f"embeddings {folder} cover {len(found.vectors)} images, but the data set has {images}; run encode again"
         )
     return found

@@ -1,7 +1,7 @@
-"""Features of a frozen backbone over a whole data set, computed once and resumable.
+"""Features of a frozen backbone for a whole data set, computed once and resumable.
 
-A folder holds `key.json` (what the features are of), `features.npy` (float16, a row an item) and `done.json` (how many rows
-are complete; written after they are on disk). A folder with another key is emptied.
+A folder contains `key.json` (what the features belong to), `features.npy` (float16, one row per item) and `done.json` (how
+many rows are complete; written after they are on disk). A folder with a different key is emptied.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from grace.system.files import read_array, read_json, write_json
 
 class FeatureCache:
     def __init__(self, folder: Path, key: Any, shape: tuple[int, ...]) -> None:
-        """`key`: everything that the features depend on, as plain values; `shape`: of all features, [items, ...]."""
+        """`key`: everything the features depend on, as plain values; `shape`: shape of all features, [items, ...]."""
         self.folder, self.shape = folder, shape
         digest = hashlib.sha256(json.dumps([key, shape]).encode()).hexdigest()
         if folder.exists() and not self._is_of(digest):
@@ -41,18 +41,18 @@ class FeatureCache:
 
     @property
     def done(self) -> int:
-        """Rows that are complete."""
+        """Number of complete rows."""
         return int(read_json(self.folder / "done.json", "progress of the features"))
 
     def fill(self, batches: Iterable[Tensor], what: str) -> None:
-        """Write the rows that are missing: `batches` gives them from row `done` on, in order."""
+        """Write the missing rows: `batches` yields them from row `done` on, in order."""
         rows, start = self.shape[0], self.done
         array = np.lib.format.open_memmap(self.path, mode="r+")
         with tqdm(total=rows, initial=start, desc=what, disable=None) as bar:
             for batch in batches:
                 if not torch.isfinite(batch).all():
                     raise GraceError(
-                        f"{what} {start} to {start + len(batch) - 1} have features that float16 does not hold"
+                        f"{what} {start} to {start + len(batch) - 1} have features that do not fit float16"
                     )
                 array[start : start + len(batch)] = batch.numpy()
                 array.flush()
@@ -67,7 +67,7 @@ class FeatureCache:
     def read(self) -> np.ndarray:
         """All features, memory-mapped."""
         if self.done != self.shape[0]:
-            raise AssertionError(f"{self.folder} holds {self.done} of {self.shape[0]} rows")
+            raise AssertionError(f"{self.folder} has only {self.done} of {self.shape[0]} rows")
         return read_array(self.path, "features")
 
     def _is_of(self, digest: str) -> bool:

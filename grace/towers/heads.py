@@ -1,6 +1,6 @@
-"""Two linear heads over frozen features into one embedding space, trained as CLIP is.
+"""Two linear heads that map frozen features into one embedding space, trained like CLIP.
 
-Legend: N images, M captions, F features, D embedding dimension, B pairs of a batch.
+Legend: N images, M captions, F features, D embedding dimension, B pairs in a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from grace.workflow.config import EfficientNetLite0
 
 
 class Heads(nn.Module):
-    """A linear head of either side. Features are standardised first: by the mean and the scale of the train split."""
+    """One linear head per side. Features are first standardised with the mean and the scale of the train split."""
 
     def __init__(self, image_features: int, text_features: int, dimension: int) -> None:
         super().__init__()
@@ -31,14 +31,14 @@ class Heads(nn.Module):
             self.register_buffer(f"{side}_scale", torch.ones(1))
 
     def standardise(self, images_NF: Tensor, texts_MF: Tensor) -> None:
-        """Take the means of the features, and their root mean square about the means, over all of the rows."""
+        """Set each side's mean feature vector, and its scale: the root mean square deviation over all rows."""
         for side, rows in (("image", images_NF), ("text", texts_MF)):
             mean = rows.mean(0)
             getattr(self, f"{side}_mean").copy_(mean)
             getattr(self, f"{side}_scale").copy_((rows - mean).square().mean().sqrt().clamp(min=1e-6)[None])
 
     def project_images(self, features: Tensor, dropout: float = 0.0) -> Tensor:
-        """[..., F] to [..., D], not normalised: linear, so the mean of an image's cells projects to the mean of projections."""
+        """[..., F] to [..., D], not normalised; linear, so the mean of an image's cells projects to their mean projection."""
         standard = (features - self.image_mean) / self.image_scale
         return self.image_head(F.dropout(standard, dropout, self.training))
 
@@ -54,9 +54,9 @@ class Heads(nn.Module):
 def train_heads(
     images_NF: Tensor, texts_MF: Tensor, image_of_M: np.ndarray, settings: EfficientNetLite0, log: Path
 ) -> Heads:
-    """Train the heads with a symmetric InfoNCE loss; caption m is of the image in row `image_of_M[m]`.
+    """Train the heads with a symmetric InfoNCE loss; caption m describes the image in row `image_of_M[m]`.
 
-    An epoch shows every image once, each with a caption of its drawn anew. One line of `log` an epoch.
+    An epoch uses every image once, with one of its captions drawn at random. Writes one line to `log` per epoch.
     """
     s, rng = settings, np.random.default_rng(settings.seed)
     torch.manual_seed(s.seed)

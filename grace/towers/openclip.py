@@ -1,12 +1,12 @@
 """The tower kind `open_clip`: any model that open_clip knows, by name, JSON configuration or local folder.
 
-Its folder holds the names only; weights stay where open_clip keeps them. A network is loaded as its weights were trained or not at
-all: the activation is that of the pretrained tag (open_clip builds the model of the name and only warns if the tag's differs), and
-whatever else open_clip only warns of is an error.
+Its folder only records the names; weights stay where open_clip keeps them. A network is loaded exactly as its weights were
+trained, or not at all: the activation is that of the pretrained tag (open_clip itself builds the named model and only warns
+if the tag's activation differs), and any other warning of open_clip is an error.
 
-Visual tokens are the tower's patch tokens (`output_tokens`) as OpenFlamingo was trained on them: of the last block, before the
-final LayerNorm. open_clip up to 2.23 gave those; later versions give them after the norm, which a published perceiver has never
-seen.
+Visual tokens are the tower's patch tokens (`output_tokens`) as OpenFlamingo was trained on them: from the last block, before
+the final LayerNorm. open_clip up to 2.23 returned those; later versions return them after the norm, which no published
+perceiver was trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from grace.workflow.config import OpenClip, Tower, parse
 
 
 class OpenClipTower:
-    """What `open_tower` gives."""
+    """The tower that `open_tower` returns."""
 
     def __init__(self, settings: OpenClip) -> None:
         self.model, self.transform, self.tokenize = _load(settings)
@@ -54,7 +54,7 @@ class OpenClipTower:
 
 
 def make(*, dataset: Path, output: Path, settings: Tower) -> None:
-    """Check that the tower loads and write its name down."""
+    """Check that the tower loads, and record its name."""
     _load(settings.open_clip)
     with replacing_folder(output, "tower") as folder:
         write_json(folder / "config.json", {"kind": "open_clip", "settings": settings.open_clip.model_dump()})
@@ -66,14 +66,14 @@ def open_folder(folder: Path) -> OpenClipTower:
 
 
 def activation_of(model: torch.nn.Module) -> str:
-    """Which of its two activations open_clip built a model with: "QuickGELU" or "GELU"."""
+    """The activation that open_clip built a model with: "QuickGELU" or "GELU"."""
     from open_clip.transformer import QuickGELU
 
     return "QuickGELU" if any(isinstance(module, QuickGELU) for module in model.modules()) else "GELU"
 
 
 def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
-    """The model with its weights, the transform of an image and the tokenizer."""
+    """The model with its weights, the image transform and the tokenizer."""
     import_torchvision()
     import open_clip
 
@@ -88,24 +88,24 @@ def _load(settings: OpenClip) -> tuple[Any, Any, Any]:
             tokenize = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise GraceError(
-            f"{which} cannot be loaded ({str(error).strip().splitlines()[0]}); give a local weights file in "
-            "tower.open_clip.pretrained"
+            f"{which} cannot be loaded ({str(error).strip().splitlines()[0]}); set tower.open_clip.pretrained to a local "
+            "weights file"
         ) from None
     except pickle.UnpicklingError:
         raise GraceError(
-            f"{which}: the weights hold more than tensors and are not loaded; take them as safetensors"
+            f"{which}: the weights contain more than tensors and are not loaded; use a safetensors file"
         ) from None
     mismatches = [line for line in said if not _expected(line, settings)]
     if mismatches:
         raise GraceError(
-            f"{which} would not be the network that was trained (open_clip warns: {mismatches[0].strip()}); set "
-            "tower.open_clip.model to the model that the weights belong to, or to its JSON configuration"
+            f"{which} would differ from the network that was trained (open_clip warns: {mismatches[0].strip()}); set "
+            "tower.open_clip.model to the model of these weights, or to its JSON configuration"
         )
     if not hasattr(model.visual, "output_tokens"):
-        raise GraceError(f"open_clip model {name!r} gives no patch tokens; choose a ViT")
+        raise GraceError(f"open_clip model {name!r} has no patch tokens; choose a ViT")
     model.visual.output_tokens = True
     if getattr(model.visual, "attn_pool", None) is None and getattr(model.visual, "pool_type", "") == "tok":
-        model.visual.final_ln_after_pool = True  # the pooled vector is the same, the tokens are those before the norm
+        model.visual.final_ln_after_pool = True  # same pooled vector, but tokens from before the norm
     return model, transform, tokenize
 
 
@@ -121,8 +121,8 @@ def _registered(settings: OpenClip) -> str:
         open_clip.add_model_config(path)
         if open_clip.get_model_config(path.stem) != read_json(path, "open_clip model configuration"):
             raise GraceError(
-                f"open_clip takes no model from {path}: it must have embed_dim, vision_cfg and text_cfg (the model_cfg of an "
-                "open_clip_config.json)"
+                f"open_clip cannot read a model from {path}: it must have embed_dim, vision_cfg and text_cfg (the model_cfg of "
+                "an open_clip_config.json)"
             )
         return path.stem
     if ":" not in name and name not in open_clip.list_models():
@@ -131,19 +131,19 @@ def _registered(settings: OpenClip) -> str:
 
 
 def _weights(settings: OpenClip) -> str | None:
-    """What open_clip is given as `pretrained`; a model of the hub or of a local folder (`local-dir:`) brings its weights."""
+    """The `pretrained` argument for open_clip; a model from a hub or a local folder (`local-dir:`) has its own weights."""
     if ":" not in settings.model:
         return settings.pretrained or None
     if settings.pretrained not in ("", OpenClip.model_fields["pretrained"].default):
         raise GraceError(
-            f"tower.open_clip.pretrained is {settings.pretrained!r}, but {settings.model!r} brings its own weights; set it to ''"
+            f"tower.open_clip.pretrained is {settings.pretrained!r}, but {settings.model!r} has its own weights; set it to ''"
         )
     return None
 
 
 def _expected(line: str, settings: OpenClip) -> bool:
-    """Whether a warning says what was asked for: random weights (`pretrained: ''`), or the one weights file of a folder."""
-    if line.startswith("Multiple checkpoints found"):  # said of one file too, unless its name is one of a short list
+    """Whether a warning states what was requested: random weights (`pretrained: ''`), or a folder's only weights file."""
+    if line.startswith("Multiple checkpoints found"):  # also logged for a single file with an unusual name
         folder = Path(settings.model.removeprefix("local-dir:"))
         return sum(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()) == 1
     random = line.startswith("No pretrained weights loaded") or line.endswith("initialized partially.")
@@ -151,9 +151,9 @@ def _expected(line: str, settings: OpenClip) -> bool:
 
 
 def _tag_wants_quick_gelu(settings: OpenClip, name: str, pretrained: str | None) -> bool:
-    """Whether the weights of a pretrained tag were trained with QuickGELU; False where there is no tag.
+    """Whether the weights of a pretrained tag were trained with QuickGELU; False without a tag.
 
-    A file of weights does not say it. Where open_clip publishes weights of both kinds for the model, the configuration must.
+    A weights file does not say. If open_clip publishes both kinds of weights for the model, the configuration must say it.
     """
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
@@ -168,8 +168,8 @@ def _tag_wants_quick_gelu(settings: OpenClip, name: str, pretrained: str | None)
     quick = [tag for tag in tags if get_pretrained_cfg(name, tag).get("quick_gelu", False)]
     if quick:
         raise GraceError(
-            f"the weights file {pretrained} does not say its activation: weights of {name} such as {quick[0]} want QuickGELU, "
-            f"others GELU. Set tower.open_clip.model to {name}-quickgelu, or to a JSON configuration (for GELU one with "
-            '"quick_gelu": false), or to local-dir:FOLDER with the open_clip_config.json of the weights'
+            f"the activation of the weights file {pretrained} is unknown: some weights of {name}, such as {quick[0]}, need "
+            f"QuickGELU, others GELU. Set tower.open_clip.model to {name}-quickgelu, or to a JSON configuration (for GELU, "
+            'with "quick_gelu": false), or to local-dir:FOLDER with the open_clip_config.json of the weights'
         )
     return False

@@ -1,7 +1,7 @@
-"""What open_clip says while it loads a model, instead of failing: warnings, log records, and positions that it resized.
+"""Collect the warnings that open_clip issues while loading a model where it should fail.
 
-It uses `warnings.warn` for some of it and the root logger for the rest; that the weights' position embeddings are of another image
-size or text length it only logs as information.
+It uses `warnings.warn` for some and the root logger for others. That it resized position embeddings, because the weights
+are for another image size or text length, is only logged at level INFO.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 RESIZED = ("Resizing position embedding", "Resizing text position embedding")
-SETTLED = "re-downloading the file"  # a broken file in the cache, which is fetched anew and checked again
+SETTLED = "re-downloading the file"  # a broken file in the cache, which is fetched and checked again
 
 
 @contextmanager
 def warnings_of_open_clip() -> Iterator[list[str]]:
-    """Collect what open_clip warns of while this is in force; what other packages say goes its way."""
+    """Collect open_clip's warnings inside the context; those of other packages are passed on."""
     import open_clip
 
     home = Path(open_clip.__file__).parent
@@ -47,7 +47,7 @@ def warnings_of_open_clip() -> Iterator[list[str]]:
 
 
 class _Listener(logging.Handler):
-    """Keeps open_clip's records; without another handler on the root logger it shows other packages' as Python would."""
+    """Keeps open_clip's records; handles those of other packages like Python's default if the root has no other handler."""
 
     def __init__(self, home: Path, found: list[str], before: int, others: list[logging.Handler]) -> None:
         super().__init__(logging.INFO)
@@ -62,7 +62,7 @@ class _Listener(logging.Handler):
             logging.lastResort.handle(record)
 
     def passes(self, record: logging.LogRecord) -> bool:
-        """What the handlers that were there before are shown: nothing below the level of before, nothing of open_clip."""
+        """Filter for the existing handlers: nothing from open_clip, nothing below the original level."""
         return not self._own(record) and record.levelno >= self.before
 
     def _own(self, record: logging.LogRecord) -> bool:

@@ -1,6 +1,6 @@
-"""The tower kind `scratch`: a small dual encoder trained on the train split, for machines without a hub.
+"""The tower kind `scratch`: a small dual encoder trained on the train split, for machines without access to a hub.
 
-It is the vision tower of the default run and the dense baseline as well. Reads the dataset folder; writes
+It is both the vision tower of the default run and its dense baseline. Reads the dataset folder; writes
 `model.safetensors`, `config.json`, `tokenizer.json` and `metrics.jsonl`.
 """
 
@@ -28,13 +28,13 @@ from grace.workflow.config import ScratchTower, Tower, parse
 
 PAD, UNKNOWN = 0, 1
 LONGEST_TEXT = 256
-"""Words and marks that every tower reads; more if a train caption has more."""
+"""Words and punctuation marks that every tower can read; more if a train caption has more."""
 PIXELS = "pixels.npy"
-"""The train images while the tower is trained: on disk, because there may be a hundred thousand of them."""
+"""The train images during training, on disk because there may be a hundred thousand."""
 
 
 class ScratchDualEncoder:
-    """A trained dual encoder with its tokenizer: what `open_tower` gives."""
+    """A trained dual encoder with its tokenizer: the tower that `open_tower` returns."""
 
     def __init__(self, model: DualEncoder, tokenizer: object, settings: ScratchTower) -> None:
         self.model, self.tokenizer, self.settings, self.seed = model, tokenizer, settings, settings.seed
@@ -67,7 +67,7 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     ids = [[encoding.ids for encoding in tokenizer.encode_batch(group)] for group in texts]
     torch.manual_seed(s.seed)
     longest = max(LONGEST_TEXT, *(len(words) for group in ids for words in group))
-    for split in ("val", "test"):  # which the baseline will ask
+    for split in ("val", "test"):  # queries of the baseline
         texts = tables.captions_of(split)["text"].tolist()
         check_texts(texts, [e.ids for e in tokenizer.encode_batch(texts)], longest, f"caption of the split {split}")
     model = DualEncoder(s, tokenizer.get_vocab_size(), max_text=longest)
@@ -82,17 +82,17 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
 
 
 def check_texts(texts: list[str], ids: list[list[int]], longest: int, what: str) -> None:
-    """Raise a `GraceError` that shows a text of more words than the tower has positions for (those of its train captions)."""
+    """Raise a `GraceError` that quotes a text with more words than the tower has positions."""
     for text, words in zip(texts, ids, strict=True):
         if len(words) > longest:
             raise GraceError(
-                f"a {what} has {len(words)} words and marks, the tower reads {longest} (the longest train caption's, at least "
-                f"{LONGEST_TEXT}): {text[:80]!r}...; shorten it"
+                f"a {what} has {len(words)} words and punctuation marks, but the tower reads at most {longest} (the length of "
+                f"the longest train caption, or {LONGEST_TEXT}): {text[:80]!r}...; shorten it"
             )
 
 
 def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: ScratchTower, log: Path) -> None:
-    """Train `model` in place; `ids[n]` are the tokenized captions of image n. One line of `log` every ten steps."""
+    """Train `model` in place; `ids[n]` are the tokenized captions of image n. Writes to `log` every ten steps."""
     rng = np.random.default_rng(s.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     batches = _epochs(len(pixels_NHW3), min(s.batch_size, len(pixels_NHW3)), rng)
@@ -143,7 +143,7 @@ def open_folder(folder: Path) -> ScratchDualEncoder:
 
 
 def word_tokenizer(texts: list[str]) -> object:
-    """Lower-cased words and punctuation marks, those of the train captions; others are unknown."""
+    """A tokenizer of lower-cased words and punctuation marks, with the vocabulary of `texts`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
@@ -155,7 +155,7 @@ def word_tokenizer(texts: list[str]) -> object:
 
 
 def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids [B, L], padded, and the mask of real tokens; an empty text reads as one unknown word."""
+    """Padded token ids [B, L] and the mask of real tokens; an empty text becomes one unknown word."""
     ids = [words or [UNKNOWN] for words in ids]
     length = max(map(len, ids))
     padded = torch.tensor([words + [PAD] * (length - len(words)) for words in ids])
@@ -163,7 +163,7 @@ def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def to_bytes(images: list[Image.Image], size: int) -> Tensor:
-    """RGB bytes [B, size, size, 3]; images of another size are squashed."""
+    """RGB bytes [B, size, size, 3]; other sizes are resized without cropping."""
     square = [
         image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         if image.size != (size, size)
@@ -178,7 +178,7 @@ def to_pixels(bytes_BHW3: Tensor) -> Tensor:
 
 
 def shift(pixels: Tensor, most: int, rng: np.random.Generator) -> Tensor:
-    """Move the batch by up to `most` pixels each way, edges repeated."""
+    """Shift the batch by up to `most` pixels in each direction, replicating the edges."""
     if not most:
         return pixels
     y, x = (int(v) for v in rng.integers(0, 2 * most + 1, size=2))
@@ -187,7 +187,7 @@ def shift(pixels: Tensor, most: int, rng: np.random.Generator) -> Tensor:
 
 
 def _epochs(number: int, batch: int, rng: np.random.Generator):
-    """Batches without end; every image once before any comes again (a last short batch is left out)."""
+    """Endless batches; every image is used once per epoch (a short last batch is dropped)."""
     while True:
         order = rng.permutation(number)
         for start in range(0, number - batch + 1, batch):

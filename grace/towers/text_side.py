@@ -1,6 +1,6 @@
-"""A tower's two sides as matrices of unit length: captions through its text side, and the stored embeddings of images.
+"""Unit-length embeddings from a tower: captions encoded by its text side, and the stored embeddings of images.
 
-Used by the baseline, by pseudo-queries of nearest captions and by distillation.
+Used by the baseline, by pseudo-queries from nearest captions and by distillation.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from grace.system.files import read_array
 
 
 def embeddings_of(images: pd.DataFrame, tables: DatasetTables, embeddings: Path) -> np.ndarray:
-    """Return the embeddings of `images`, some rows of `tables.images`: float32 [images, D], C-contiguous, in their order."""
+    """Embeddings of `images`, a subset of the rows of `tables.images`, in order: float32 [images, D], C-contiguous."""
     path = Path(embeddings) / "image_embeddings.npy"
     all_ND = read_array(path, "image embeddings")
     if all_ND.ndim != 2 or len(all_ND) != len(tables.images):
         raise GraceError(
-            f"image embeddings {path} have the shape {list(all_ND.shape)}, the data set {tables.folder} has "
+            f"image embeddings {path} have the shape {list(all_ND.shape)}, but the data set {tables.folder} has "
             f"{len(tables.images)} images; encode the images again"
         )
     images_ND = np.ascontiguousarray(all_ND[images.index.to_numpy()], dtype=np.float32)
@@ -48,7 +48,6 @@ def _check_unit_length(rows_ND: np.ndarray, what: str) -> None:
     bad = ~(np.abs(length - 1) < 1e-2)
     if bad.any():
         raise GraceError(
-            f"{what}: row {bad.argmax()} has the length {length[bad.argmax()]:.4g} instead of 1; the cosine "
-            "search needs "
-            "normalised embeddings, and nan means that the training of the tower diverged"
+            f"{what}: row {bad.argmax()} has the length {length[bad.argmax()]:.4g} instead of 1; cosine search needs "
+            "normalised embeddings (nan means that the training of the tower diverged)"
         )

@@ -18,9 +18,9 @@ from grace.model.prompts import Prompts, check_queries
 from grace.model.published import load_flamingo
 from grace.records.stage import stage
 from grace.towers.embeddings import load_embeddings
+from grace.training.job import Job, settings_with_effect
 from grace.training.pools import caption_pools
-from grace.training.stage import about, run
-from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, state_key
+from grace.training.run import about, run
 from grace.workflow.config import Captioner, Flamingo
 
 
@@ -35,20 +35,18 @@ def captioner(
     flamingo: Flamingo,
     training: Captioner,
 ) -> None:
-    """Train the captioner and write its model folder."""
+    """Train the captioner and write its model folder; resume from `state` if it holds an unfinished run."""
     tables, words = load_dataset(dataset), read_tokenizer(tokenizer)
-    vectors = load_embeddings(embeddings, len(tables.images))
+    vectors, prompts = load_embeddings(embeddings, len(tables.images)), Prompts(words)
     model = build(flamingo, words, vectors.width)
-    if flamingo.checkpoint:
-        load_flamingo(Path(flamingo.checkpoint), model, flamingo.language_model == "pretrained")
+    checkpoint = [Path(flamingo.checkpoint)] if flamingo.checkpoint else []
+    for path in checkpoint:
+        load_flamingo(path, model, flamingo.language_model == "pretrained")
     queries = tables.captions_of("test")["text"].tolist()
-    check_queries(Prompts(words), queries, 1, model.max_length, "test caption")  # asked for after all of the trainings
-    pools = caption_pools(tables, Prompts(words), training.retrieve_batch, model.max_length)
-    settings = [flamingo.model_dump(), training.model_dump(exclude=set(SAYS_NOTHING_OF_THE_RESULT))]
+    check_queries(prompts, queries, 1, model.max_length, "test caption")  # asked for after all of the trainings
+    pools = caption_pools(tables, prompts, training.retrieve_batch, model.max_length)
     read = [embeddings / "visual_tokens.npy", embeddings / "encode.json", dataset / "captions.parquet"]
-    read += [tokenizer / "tokenizer.json", *([Path(flamingo.checkpoint)] if flamingo.checkpoint else [])]
-    read += local_files(flamingo)
-    key = state_key("captioner", settings, read)
+    read += [tokenizer / "tokenizer.json", *checkpoint, *local_files(flamingo)]
     config = {
         "scheme": "caption",
         "seed": training.seed,
@@ -57,4 +55,8 @@ def captioner(
         "new_tokens": 0,
         **about(tables, embeddings),
     }
-    run("captioner", model, pools, "caption", training.seed, vectors, words, training, state, key, output, config)
+    run(Job(
+        stage="captioner", model=model, pools=pools, objective="caption", seed=training.seed, embeddings=vectors,
+        words=words, training=training, output=output, state=state, config=config,
+        settings=[flamingo.model_dump(), settings_with_effect(training)], inputs=read,
+    ))  # fmt: skip

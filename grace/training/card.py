@@ -1,7 +1,7 @@
 """The model card, README.md of a model folder: what the model is, what it has seen, what it may be used for, how it is loaded.
 
-Made from the folder's own config.json and the settings of its training; it says nothing that is not in one of them, but for the
-licences of the published models, which are told as far as they are known.
+Made from the folder's own config.json and the settings of its training, and from nothing else but the licences of published models,
+as far as they are known.
 """
 
 from __future__ import annotations

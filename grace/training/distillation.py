@@ -8,8 +8,8 @@
   does up to this token, it says how likely each next token is. An identifier that is the caption itself (semantic) has no share,
   as it would teach to copy, unless its image has no other: so do the samples (grace/training/pools.py).
 
-Every process encodes the captions once, when the training starts and when it is gone on with, and keeps float32 [different
-captions, D]; the tower itself is let go. Part of the stage `train`.
+Every process encodes the captions once, when the training starts and when it is resumed, and keeps float32 [different captions,
+D]; the tower itself is freed. Part of the stage `train`.
 
 Legend: B sequences, U different captions, D dimension of the embeddings, G gallery images, M most identifiers of one, I gallery
 identifiers, P tokens of the longest with its end token, C candidates (identifiers of the nearest images), S supervised positions.
@@ -122,7 +122,8 @@ def teach(
     """The tower of the folder `tower` as a teacher with `weight`, and the pools with its answers.
 
     All captions of atomic are taught, whose query vector is the same for any image; else the pseudo-queries, as it is the gallery
-    that the tower ranks. `encoded_by` is what encode.json says of the tower of the image embeddings: another one is a `GraceError`.
+    that the tower ranks. `encoded_by` is what encode.json says of the tower of the image embeddings; another tower raises a
+    `GraceError`.
     """
     from grace.towers import open_tower
 

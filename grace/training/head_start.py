@@ -7,11 +7,14 @@ of their images is had in one solve. Part of the stage `train`, before its first
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from grace.model.batches import Samples, collate, media_of
+from grace.model.flamingo import GraceFlamingo
 from grace.towers.embeddings import Embeddings
 from grace.training.pools import Pool
 
@@ -20,7 +23,9 @@ RIDGE = 0.1  # of the mean square of a hidden state's entry
 
 
 @torch.no_grad()
-def start_projection(model, pools: list[Pool], embeddings: Embeddings, pad_id: int, count: int, seed: int) -> None:
+def start_projection(
+    model: GraceFlamingo, pools: Sequence[Pool], embeddings: Embeddings, pad_id: int, count: int, seed: int
+) -> None:
     """Set the projection of `model.atomic_head` from `count` samples of the pools, as many of each as its batches have.
 
     Minimises the mean of |P h - w|^2 over the samples, h the hidden state that the head reads and w the normalised class
@@ -44,7 +49,9 @@ def start_projection(model, pools: list[Pool], embeddings: Embeddings, pad_id: i
     model.train()
 
 
-def _hidden(model, samples: Samples, rows: np.ndarray, embeddings: Embeddings, pad_id: int, kind: str) -> Tensor:
+def _hidden(
+    model: GraceFlamingo, samples: Samples, rows: np.ndarray, embeddings: Embeddings, pad_id: int, kind: str
+) -> Tensor:
     """Hidden states at the last real token, float32 [rows, H], in the order of `rows`."""
     device = next(model.parameters()).device
     order = np.argsort(samples.lengths()[rows], kind="stable")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grace.system.errors import GraceError, did_you_mean
+from grace.system.packaged import need_package
 from grace.workflow.config.training import Lora
 
 ADAPTER = "default"  # peft's name of the only adapter of a layer
@@ -19,6 +20,7 @@ BASE = ".base_layer"  # peft's name of the frozen layer inside
 
 def add_adapters(model: nn.Module, settings: Lora, seed: int) -> list[str]:
     """Put adapters into the decoder layers of a `GraceFlamingo`, in place; A is drawn by `seed`. The layers' names."""
+    need_package("peft", "train.lora")
     from peft import LoraConfig, inject_adapter_in_model
 
     blocks = model.lang_encoder.old_decoder_blocks  # without the gated cross-attention before them

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from grace.model.batches import Batch, media_of
+from grace.model.flamingo import GraceFlamingo
 from grace.training.distillation import Teacher
 from grace.training.losses import cross_entropy_sum
 
 
 def generation_loss(
-    model, batch: Batch, media: Tensor | None = None, chunk: int = 0, teacher: Teacher | None = None
+    model: GraceFlamingo, batch: Batch, media: Tensor | None = None, chunk: int = 0, teacher: Teacher | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the supervised tokens (GRACE, eq. 1 and 2); the vocabulary head is applied to those alone."""
     media = media_of(model, batch) if media is None else media
@@ -30,7 +31,7 @@ def generation_loss(
 
 
 def classification_loss(
-    model, batch: Batch, media: Tensor | None = None, chunk: int = 0, teacher: Teacher | None = None
+    model: GraceFlamingo, batch: Batch, media: Tensor | None = None, chunk: int = 0, teacher: Teacher | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy over all images, read at the last real token."""
     media = media_of(model, batch) if media is None else media
@@ -42,7 +43,7 @@ def classification_loss(
     return loss, torch.tensor(float(len(last)))
 
 
-OBJECTIVES: dict[str, Callable] = {
+OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "caption": generation_loss,
     "generate": generation_loss,
     "classify": classification_loss,

@@ -1,8 +1,8 @@
-"""Saving a resumable state and going on from it.
+"""Saving a resumable state, and resuming from it.
 
-Exact at the same number of processes: parameters, optimizer, schedule; the batches are a function of the step. At another
-number DeepSpeed cannot read its own ZeRO shards; `train.resume: weights` then goes on with the weights and the schedule, and with
-an optimizer that starts anew.
+With the same number of processes this is exact: parameters, optimizer, schedule; the batches are a function of the step. With
+another number DeepSpeed cannot read its own ZeRO shards; `train.resume: weights` then restores the weights and the schedule, and
+the optimizer starts from scratch.
 """
 
 from __future__ import annotations
@@ -19,24 +19,19 @@ from torch import Tensor, nn
 
 from grace.system.errors import GraceError
 from grace.system.files import read_json, write_json
-from grace.training.deepspeed_engine import (
-    effective_stage,
-    is_first_process,
-    learning_rate_factor,
-    wait_for_all,
-    world_size,
-)
+from grace.training.deepspeed_engine import effective_stage, learning_rate_factor
+from grace.training.processes import is_first_process, wait_for_all, world_size
 from grace.training.safe_state import loading_tensors_only, write_stages_as_numbers
 from grace.training.state import TrainingState
 from grace.workflow.config import Training
 
-ABOUT = "about.json"  # in every state: its step and what it was saved under
+ABOUT = "about.json"  # in every state: its step, number of processes and ZeRO stage
 
 
 def save(engine: Any, state: TrainingState, step: int, training: Training) -> None:
     """Save the state of `step` and delete all but the newest `training.keep_states`.
 
-    A state counts once `latest` names it, which happens last: a disk that fills up costs the new state, not the old one.
+    A state is valid once `latest` names it, which happens last: a full disk costs the new state, not the old one.
     """
     tag = f"step{step}"
     with told_where(state, f"the state of step {step}", tag):
@@ -48,14 +43,14 @@ def save(engine: Any, state: TrainingState, step: int, training: Training) -> No
             write_json(state.folder / tag / ABOUT, about)
             state.declare_latest(tag)
             state.keep_newest(training.keep_states)
-        wait_for_all()  # none leaves, and has the others ended by its launcher, before the state counts
+        wait_for_all()  # a process that left early would have its launcher end the others before the state is valid
 
 
 @contextmanager
 def told_where(state: TrainingState, what: str, tag: str | None = None, folder: Path | None = None) -> Iterator[None]:
-    """A full disk in words, with the last good state, which is kept; what there is of the state `tag` goes.
+    """Turn the error of a full disk into a `GraceError` that names the last good state; an incomplete state `tag` is deleted.
 
-    `folder`: where `what` is written (None: the state's folder).
+    `what` is written to `folder` (None: the state's folder). Other errors pass.
     """
     try:
         yield
@@ -66,7 +61,7 @@ def told_where(state: TrainingState, what: str, tag: str | None = None, folder: 
         if tag and tag != kept:
             shutil.rmtree(state.folder / tag, ignore_errors=True)
         folder = folder or state.folder
-        said = f"the state of {kept} is kept, run again to go on from there" if kept else "no state was saved before"
+        said = f"the state of {kept} is kept, run again to resume from there" if kept else "no state was saved before"
         free = shutil.disk_usage(folder if folder.exists() else state.folder).free / 2**30
         raise GraceError(
             f"{what} cannot be written to {folder} ({str(error).strip().splitlines()[0]}; "
@@ -75,7 +70,7 @@ def told_where(state: TrainingState, what: str, tag: str | None = None, folder: 
 
 
 def _of_the_disk(error: Exception) -> bool:
-    """Whether an error is the file system's: torch and tokenizers tell a full disk by errors of their own kinds."""
+    """Whether an error is the file system's: torch and tokenizers report a full disk by exceptions of their own."""
     torch_writer = isinstance(error, RuntimeError) and "inline_container" in str(error)
     return torch_writer or isinstance(error, OSError | SafetensorError) or "(os error 28)" in str(error)
 
@@ -83,10 +78,14 @@ def _of_the_disk(error: Exception) -> bool:
 def resume(
     state: TrainingState, training: Training, learner: nn.Module, make_engine: Callable[[], Any]
 ) -> tuple[Any, int]:
-    """The engine, gone on from the newest complete state if there is one, and the number of steps that are done."""
+    """The engine, restored from the newest complete state if there is one, and the number of steps already made.
+
+    Raises a `GraceError` where the state cannot be read, or `train.resume` is exact and the state is of another number of
+    processes or ZeRO stage.
+    """
     tag = state.latest()
     if tag is None:
-        if is_first_process():  # lines of a run that ended before its first state
+        if is_first_process():  # left by a run that ended before its first state
             state.metrics_until(0)
         return make_engine(), 0
     about = read_json(state.folder / tag / ABOUT, "description of the training state")
@@ -94,33 +93,37 @@ def resume(
     if not same and training.resume == "exact":
         raise GraceError(
             f"the state in {state.folder} is of {about['world_size']} processes (ZeRO {about['zero_stage']}), this run has "
-            f"{world_size()} (ZeRO {effective_stage(training)}); run with as many, set train.resume: weights to go on with the "
-            "weights and a new optimizer, or delete the folder to start anew"
+            f"{world_size()} (ZeRO {effective_stage(training)}); run with as many, set train.resume: weights to keep the "
+            "weights and start the optimizer from scratch, or delete the folder to train from scratch"
         )
     if same:
         engine = make_engine()
         with loading_tensors_only():
             path, _ = engine.load_checkpoint(str(state.folder), tag=tag)
         if path is None:
-            raise GraceError(f"the state {state.folder}/{tag} is not whole; delete that folder to start anew")
+            raise GraceError(f"the state {state.folder}/{tag} is incomplete; delete that folder to train from scratch")
     else:
         load_weights_of(state.folder, tag, about["zero_stage"], learner)
         engine = make_engine()
         _advance_schedule(engine, about["step"], training)
     if is_first_process():
-        how = "" if same else " with its weights alone: the optimizer starts anew and the samples are dealt anew"
-        print(f"going on from step {about['step']} in {state.folder}{how}", flush=True)
+        how = (
+            "" if same else " with its weights only: the optimizer starts from scratch, and the order of samples is new"
+        )
+        print(f"resuming from step {about['step']} in {state.folder}{how}", flush=True)
         state.metrics_until(about["step"])
     return engine, about["step"]
 
 
 def load_weights_of(folder: Path, tag: str, zero_stage: int, learner: nn.Module) -> None:
-    """Fill `learner` with the weights of a state of any number of processes, names and shapes strictly alike."""
+    """Load the weights of a state of any number of processes into `learner`; names and shapes must match."""
     tensors = _weights_of(folder, tag, zero_stage)
     targets = dict(learner.named_parameters())
     missing = sorted(set(targets) - set(tensors))
     if missing:
-        raise GraceError(f"the state {folder}/{tag} lacks {missing[0]} and {len(missing) - 1} more; start anew")
+        raise GraceError(
+            f"the state {folder}/{tag} lacks {missing[0]} and {len(missing) - 1} more; delete it to train from scratch"
+        )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name].view_as(target))
@@ -138,7 +141,7 @@ def _weights_of(folder: Path, tag: str, zero_stage: int) -> dict[str, Tensor]:
 
 
 def _advance_schedule(engine: Any, step: int, training: Training) -> None:
-    """Set the learning rates of `step`, as an uninterrupted run has them."""
+    """Set the learning rates of `step`, as in an uninterrupted run."""
     scheduler = engine.lr_scheduler
     scheduler.last_epoch = step
     rates = [base * learning_rate_factor(step, training) for base in scheduler.base_lrs]

@@ -1,4 +1,4 @@
-"""SIGTERM of a batch system as a wish that the training loop grants between two steps, in all processes at the same one."""
+"""SIGTERM of a batch system as a request that the training loop honours between two steps, in all processes at the same one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from grace.system.cancelled import mark_cancelled
-from grace.training.deepspeed_engine import over_all
+from grace.training.processes import over_all
 
 
 class Termination:
-    """While this is in force SIGTERM is noted instead of obeyed; the handler of before comes back after it."""
+    """Inside this context SIGTERM is noted instead of obeyed; the former handler is restored on leaving."""
 
     def __init__(self) -> None:
         self._asked = False

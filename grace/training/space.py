@@ -1,6 +1,6 @@
 """Whether a training fits on the disk, before its first step: its resumable states, the models it keeps, and the model it writes.
 
-`python -m grace plan` states the same bytes without a model.
+`python -m grace plan` states the same sizes without a model.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from grace.training.parameters import Parameters, count_parameters
 from grace.workflow.config import Training
 
 BESIDE_NUMBERS = 0.02
-"""Share of a state's size that its files hold beside the numbers, at most: names, shapes, the optimizer's settings."""
+"""Upper bound on the share of a state's files that is not numbers: names, shapes, the optimizer's settings."""
 
 
 def check_training_fits(learner: nn.Module, training: Training, folder: Path, output: Path | None = None) -> None:
     """Raise a `GraceError` unless the disks of `folder` (the state's, which exists) and `output` have room for the training.
 
-    `learner` has its trainable parts chosen. What `folder` holds already, of a training that is gone on with, is not asked for
-    again.
+    `learner` has its trainable parts chosen. What `folder` already holds of a training that is resumed counts as available.
     """
     parameters = count_parameters(learner, 0)
     one, model, count = state(parameters, training), model_file(parameters, training), standing_states(training)
@@ -30,7 +29,7 @@ def check_training_fits(learner: nn.Module, training: Training, folder: Path, ou
     places += f" and two models of {model / 1e9:.2f} GB" if training.validate_every else ""
     beside = None if output is None else _existing(output)
     if beside is not None and beside.stat().st_dev == folder.stat().st_dev:
-        # The model is written when all states but the one that would have been next are still there.
+        # When the model is written, all states are still there but the one that would have been next.
         needed, places = max(needed, needed - one + model), f"{places}, later the model"
     elif beside is not None:
         check_space(beside, model, "the model of the training")
@@ -41,12 +40,12 @@ def check_training_fits(learner: nn.Module, training: Training, folder: Path, ou
 def training_in_progress(parameters: Parameters, training: Training) -> int:
     """Most bytes in the folder of a training's state: resumable states, and with validation the models that are kept."""
     states = standing_states(training) * state(parameters, training)
-    # The best model so far, and the best at the newest state, from which a training that is broken off goes on.
+    # The best model so far, and the best at the newest state, from which an interrupted training resumes.
     return states + (2 * model_file(parameters, training) if training.validate_every else 0)
 
 
 def standing_states(training: Training) -> int:
-    """Most resumable states at a time: a new one is written before an old one is deleted, and one when it is broken off."""
+    """Most resumable states at a time: a new one is written before an old one is deleted; an interrupted training writes one."""
     saves = (training.steps - 1) // training.save_every
     return min(training.keep_states, saves) + 1
 

@@ -1,59 +1,42 @@
 """The resumable state of a training run, in a folder of its own outside the declared outputs.
 
-`key.json` names the configuration and inputs that the state belongs to; a state of another key is thrown away, with a line
-that says so. `latest` (written last) names the newest complete state. `metrics.jsonl`, `validation.jsonl` and
-`tensorboard/` grow here and move into the model folder at the end. A lock keeps a second trainer out.
+`key.json` holds the fingerprint of the job that the state belongs to (`grace.training.job`); a state of another job is
+deleted, with a line that says so. `latest` (written last) names the newest complete state. `metrics.jsonl`, `validation.jsonl` and
+`tensorboard/` grow here and move into the model folder at the end. A lock keeps a second training out.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grace.records.sidecars.sidecar import file_digest
 from grace.system.errors import GraceError
-from grace.system.files import need, read_json, replacing, write_json
-from grace.workflow.stages import STAGES
-
-# Keys of `train` under which a state stays good: what is logged and kept, and how it goes on.
-SAYS_NOTHING_OF_THE_RESULT = ("log_every", "save_every", "keep_states", "resume", "zero_stage", "optimizer_offload")
-
-
-def state_key(stage: str, said: Any, files: Iterable[Path]) -> str:
-    """What a resumable state of `stage` belongs to, a hex digest: the stage's version, `said` (plain values), the files' content.
-
-    Empty in all processes but the first, which alone compares it: files may have gigabytes, and shared disks many readers. Of
-    files with a provenance record the recorded hash is taken, unless their size or time has changed.
-    """
-    from grace.training.deepspeed_engine import is_first_process
-
-    if not is_first_process():
-        return ""
-    digests = [file_digest(need(path, "input of the training")) for path in files]
-    return hashlib.sha256(json.dumps([stage, STAGES[stage], said, digests]).encode()).hexdigest()
+from grace.system.files import read_json, replacing, write_json
+from grace.training.processes import is_first_process, join_processes, wait_for_all
 
 
 class TrainingState:
+    """The state folder of one training, held while the context is entered; `key`: the fingerprint of its job.
+
+    Entering raises a `GraceError` where another training holds the folder.
+    """
+
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
         self._finished = False
 
     def __enter__(self) -> TrainingState:
-        from grace.training.deepspeed_engine import is_first_process, join_processes, wait_for_all
-
         if is_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a", encoding="utf-8")  # held open as long as the run lasts
+            self._lock = open(self.folder / "lock", "a", encoding="utf-8")  # open while the run lasts
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise GraceError(
-                    f"another trainer is at work on {self.folder}; wait for it, or end it before you start another"
+                    f"another training is using {self.folder}; wait until it ends, or end it before you start another"
                 ) from None
             self._claim()
         join_processes()
@@ -72,7 +55,9 @@ class TrainingState:
             return
         left = [entry for entry in self.folder.iterdir() if entry.name != "lock"]
         if left:
-            print(f"the state in {self.folder} is of other settings or inputs; training starts anew", flush=True)
+            print(
+                f"the state in {self.folder} is of other settings or inputs; training starts from scratch", flush=True
+            )
         for entry in left:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_json(path, {"key": self.key})
@@ -83,12 +68,12 @@ class TrainingState:
         return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
     def declare_latest(self, tag: str) -> None:
-        """Name the state `tag`, which is complete, as the newest."""
+        """Record that the state `tag` is complete, and the newest."""
         with replacing(self.folder / "latest") as temporary:
             temporary.write_text(tag, encoding="utf-8")
 
     def keep_newest(self, count: int) -> None:
-        """Delete all states but the newest `count`, and what was left of states that never became complete."""
+        """Delete all states but the newest `count`, and the remains of states that were never completed."""
         newest = int((self.latest() or "step0").removeprefix("step"))
         states = {int(entry.name.removeprefix("step")): entry for entry in self.folder.glob("step*")}
         kept = sorted(number for number in states if number <= newest)[-count:]
@@ -97,7 +82,7 @@ class TrainingState:
                 shutil.rmtree(entry)
 
     def metrics_until(self, step: int) -> None:
-        """Drop lines of metrics.jsonl after `step`: the resumed run writes them again."""
+        """Drop the lines of metrics.jsonl after `step`: the resumed run writes them again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
@@ -105,15 +90,17 @@ class TrainingState:
                 temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
     def log(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def export_logs(self, folder: Path) -> None:
+        """Copy metrics.jsonl and tensorboard/ into the model folder."""
         shutil.copy(self.folder / "metrics.jsonl", folder / "metrics.jsonl")
         shutil.copytree(self.folder / "tensorboard", folder / "tensorboard")
 
     def finish(self) -> None:
-        """The model is written: the state goes when the run leaves."""
+        """Delete the state on leaving: the model is written."""
         self._finished = True
 
 

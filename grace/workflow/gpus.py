@@ -1,8 +1,8 @@
-"""The GPUs of a stage: how many the workflow promised it, whether they are there, and which of them it takes.
+"""The GPUs of a stage: how many the workflow assigned to it, whether they are present, and which ones it takes.
 
-The workflow puts its promise to a job into GRACE_GPUS, a number. `take_gpus` runs before a stage imports
-anything: it restricts CUDA_VISIBLE_DEVICES to the stage's own GPUs or raises a `GraceError`. A stage run by hand was promised
-nothing and uses what it finds.
+The workflow sets GRACE_GPUS to the number of GPUs of a job. `take_gpus` runs before a stage imports anything: it
+restricts CUDA_VISIBLE_DEVICES to the stage's own GPUs or raises a `GraceError`. A stage run by hand has no assignment and
+uses all GPUs it finds.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _held: list[IO[str]] = []  # locks on GPUs, held until this process ends
 
 
 def promised_gpus(config: Config) -> dict[str, int]:
-    """{stage: GPUs} of the stages that compute on GPUs: `resources.gpus` for a training, one for any other."""
+    """{stage: GPUs} for the stages that compute on GPUs: `resources.gpus` for a training, one for any other."""
     if not config.resources.gpus:
         return {}
-    tower = config.tower.kind == "open_clip"  # the other kinds compute on the processor
+    tower = config.tower.kind == "open_clip"  # the other kinds compute on the CPU
     one = {
         "dataset": config.dataset.source == "folder" and bool(config.dataset.folder.captioner),
         "encode": tower,
@@ -39,9 +39,10 @@ def promised_gpus(config: Config) -> dict[str, int]:
 
 
 def take_gpus(stage: str) -> None:
-    """Leave this process, and those it starts, the GPUs that the workflow promised `stage`, and no others.
+    """Restrict this process, and those it starts, to the GPUs that the workflow assigned to `stage`.
 
-    Raises a `GraceError` if there are fewer. If there are more, free ones are chosen, so that jobs of one machine share none.
+    Raises a `GraceError` if there are fewer. If there are more, free ones are chosen, so that jobs on one machine never
+    share a GPU.
     """
     if PROMISED not in os.environ:
         return
@@ -54,8 +55,8 @@ def take_gpus(stage: str) -> None:
         return  # a process of a launcher: all processes of one job share its GPUs
     if len(names) < promised:
         raise GraceError(
-            f"{stage} needs {_count(promised)} (resources.gpus), and torch sees {_count(len(names))}{_why()}; "
-            "set resources.gpus to what the machine has (0: train on the processor)"
+            f"{stage} needs {_count(promised)} (resources.gpus), but torch sees {_count(len(names))}{_why()}; "
+            "set resources.gpus to what the machine has (0: train on the CPU)"
         )
     if len(names) > promised:
         names = _free(names, promised, stage)
@@ -63,18 +64,17 @@ def take_gpus(stage: str) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that torch sees, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that torch sees, by their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
-    found = (
-        torch.cuda.device_count()
-    )  # asks the driver's management library, so that CUDA_VISIBLE_DEVICES can still change
+    # asks the driver's management library, so that CUDA_VISIBLE_DEVICES can still change
+    found = torch.cuda.device_count()
     given = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return (given or [str(number) for number in range(found)])[:found]
 
 
 def _free(names: Sequence[str], wanted: int, stage: str) -> list[str]:
-    """`wanted` of the GPUs `names` that no other stage on this machine has taken; they are taken until this process ends."""
+    """Take `wanted` of the GPUs `names` that no other stage on this machine uses, until this process ends."""
     folder = Path(tempfile.gettempdir()) / f"grace-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     taken: list[str] = []
@@ -90,7 +90,7 @@ def _free(names: Sequence[str], wanted: int, stage: str) -> list[str]:
         if len(taken) == wanted:
             return taken
     raise GraceError(
-        f"{stage} needs {_count(wanted)} (resources.gpus), and {len(taken)} of the {len(names)} on this machine are free; "
+        f"{stage} needs {_count(wanted)} (resources.gpus), but {len(taken)} of the {len(names)} on this machine are free; "
         "start fewer jobs at once (--resources gpu=N), or wait for the other run"
     )
 
@@ -100,11 +100,11 @@ def _count(gpus: int) -> str:
 
 
 def _why() -> str:
-    """What explains that torch sees too few GPUs, in brackets; empty if nothing is known."""
+    """Why torch sees too few GPUs, in brackets; empty if unknown."""
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
-        return f" (torch {torch.__version__} is a build without CUDA: see docs/cluster.md, Your CUDA)"
+        return f" (torch {torch.__version__} is a build without CUDA: see docs/how-to/cluster.md, Your CUDA)"
     if VISIBLE in os.environ:
         return f" ({VISIBLE} is {os.environ[VISIBLE]!r})"
     return ""

@@ -1,4 +1,4 @@
-"""The registry of identifier schemes: one line a scheme.
+"""The registry of identifier schemes: one line per scheme.
 
 The function of scheme NAME is `NAME` in grace/identifiers/NAME.py; its keys in the configuration are `train.NAME`.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scheme:
-    """What identifiers of a scheme are, and the defaults of `train.NAME` that differ from `train`."""
+    """A description of the scheme's identifiers, and the defaults of `train.NAME` that differ from `train`."""
 
     description: str
     training: dict[str, Any] = field(default_factory=dict)
@@ -19,9 +19,11 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
-    "numeric": Scheme("running number, digits apart"),
-    "string": Scheme("running number, as the tokenizer cuts it"),
+    "numeric": Scheme("running number, digits separated"),
+    "string": Scheme("running number, as the tokenizer splits it"),
     "semantic": Scheme("gold captions of train images, pseudo-queries of gallery images"),
     "structured": Scheme("path in a tree of clusters of embeddings", {"memorize_batch": 64, "start_from": "atomic"}),
-    "atomic": Scheme("a class an image", {"steps": 450, "learning_rate": 2e-3, "pseudo_query_share": 0.0}, "classify"),
+    "atomic": Scheme(
+        "one class per image", {"steps": 450, "learning_rate": 2e-3, "pseudo_query_share": 0.0}, "classify"
+    ),
 }

@@ -1,7 +1,7 @@
-"""The stages in the order of the data flow: each is a rule, a command and a function of one name.
+"""The stages in the order of the data flow: each is a rule, a command and a function of the same name.
 
-The number is the stage's version. The workflow puts it into the rule's params, so raising it reruns the stage and what
-follows; an edit of the code alone reruns nothing. Raise it when a change of the code changes the stage's output.
+The number is the stage's version. It is part of the rule's params, so raising it reruns the stage and everything after it,
+while editing code alone reruns nothing. Raise it when a code change affects the stage's output.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ STAGES: dict[str, int] = {
     "baseline": 1,
     "evaluate": 2,
     "metrics": 2,
-    "report": 3,
+    "report": 4,
 }

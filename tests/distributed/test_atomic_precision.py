@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
-from grace.training.engine import Batches, Learner, choose_trainable
-from grace.training.sampler import Sampler
+from grace.training.learner import Learner, choose_trainable
+from grace.training.sampler import Batches, Sampler
 from grace.workflow.config import Training
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,7 +27,7 @@ HEAD = ("atomic_head.projection.weight", "atomic_head.log_scale", "atomic_head.c
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[int, Path]:
-    """Every stage in bf16, whole and broken off and gone on with, by the number of processes; with one, offloaded too."""
+    """Every stage in bf16, uninterrupted, and interrupted and resumed, by the number of processes; with one, offloaded too."""
     folders = {}
     for world in WORLDS:
         folders[world] = tmp_path_factory.mktemp(f"world{world}")

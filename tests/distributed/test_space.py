@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from grace.training import space
-from grace.training.engine import Learner, choose_trainable
-from grace.training.lora import add_adapters
+from grace.training.learner import Learner, prepare_parameters
 from grace.training.parameters import count_parameters
 from grace.training.space import BESIDE_NUMBERS
 
@@ -46,9 +45,7 @@ def test_a_state_is_as_large_as_was_computed(world, tmp_path) -> None:
     for job in asked:
         settings = training(**job["training"])
         learner = Learner(atomic_model(True, wide=True) if job.get("atomic") else model(wide=True), "generate")
-        if "lora" in settings.trainable:
-            add_adapters(learner.flamingo, settings.lora, 0)
-        choose_trainable(learner.flamingo, settings)
+        prepare_parameters(learner.flamingo, settings, 0)
         computed = space.state(count_parameters(learner, 0), settings)
         state = tmp_path / f"{job['name']}_state" / "step2"
         written = sum(path.stat().st_size for path in state.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""ZeRO 0, 2 and 3 with one and two processes against a plain PyTorch loop; how a training is broken off and gone on with."""
+"""ZeRO 0, 2 and 3 with one and two processes against a plain PyTorch loop; how a training is interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 from grace.system.errors import GraceError
 from grace.system.weights import load_weights, unique_tensors
 from grace.training.deepspeed_engine import learning_rate_factor, parameter_groups
-from grace.training.engine import Batches, Learner, choose_trainable
-from grace.training.lora import add_adapters
+from grace.training.learner import Learner, prepare_parameters
 from grace.training.resume import load_weights_of
-from grace.training.sampler import Sampler
+from grace.training.sampler import Batches, Sampler
 from grace.training.state import TrainingState
 from grace.workflow.config import Training
 
@@ -55,7 +54,7 @@ def losses(folder: Path, name: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[int, Path]:
-    """Every stage and precision, whole and broken off at step 8 and gone on with, by the number of processes."""
+    """Every stage and precision, uninterrupted, and interrupted at step 3 and resumed, by the number of processes."""
     folders = {}
     for world in WORLDS:
         folders[world] = tmp_path_factory.mktemp(f"world{world}")
@@ -96,9 +95,7 @@ def plain_losses(world: int, settings: Training) -> list[float]:
     """The same training in plain PyTorch: the mean of the gradients over the processes' batches and micro-batches."""
     guide, given = taught() if settings.distillation else (None, pools())
     learner = Learner(model(), "generate", 0, guide)
-    if "lora" in settings.trainable:
-        add_adapters(learner.flamingo, settings.lora, 0)
-    choose_trainable(learner.flamingo, settings)
+    prepare_parameters(learner.flamingo, settings, 0)
     optimizer = torch.optim.AdamW(parameter_groups(learner, settings), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
     dealt = []
@@ -183,7 +180,7 @@ def test_a_state_goes_on_with_its_optimizer_in_main_memory(runs, tmp_path) -> No
         shutil.copytree(runs[1] / f"left-{stage}", tmp_path / f"state-{stage}")
         keys = {"zero_stage": stage, "steps": SHORT, "optimizer_offload": "cpu"}
         jobs.append({"name": f"on-{stage}", "state": f"state-{stage}", "training": keys})
-    assert launch(tmp_path, 1, jobs).count("going on from step 3") == 2
+    assert launch(tmp_path, 1, jobs).count("resuming from step 3") == 2
     for stage in STAGES[1:]:
         found, whole = losses(tmp_path, f"on-{stage}"), losses(runs[1], f"whole-fp32-{stage}")
         assert max(abs(a - b) for a, b in zip(found, whole, strict=True)) < 1e-5
@@ -246,7 +243,7 @@ def test_another_number_of_processes_is_refused_in_words_or_goes_on_with_the_wei
     ])  # fmt: skip
     refused = (tmp_path / "exact.error").read_text()
     assert "is of 2 processes" in refused and "set train.resume: weights" in refused
-    assert "going on from step 3" in said and "weights alone: the optimizer starts anew" in said
+    assert "resuming from step 3" in said and "weights only: the optimizer starts from scratch" in said
     lines, whole = (
         [json.loads(line) for line in file.read_text().splitlines()]
         for file in (tmp_path / "weights.jsonl", runs[2] / f"whole-fp32-{stage}.jsonl")

@@ -29,13 +29,14 @@ from grace.model.flamingo import build
 from grace.system.errors import GraceError, Interrupted
 from grace.system.weights import save_weights
 from grace.towers.embeddings import Embeddings
-from grace.training import engine
-from grace.training.deepspeed_engine import is_first_process, rank, wait_for_all
 from grace.training.distillation import NONE, Gallery, Teacher
-from grace.training.engine import train_model
+from grace.training.job import Job
 from grace.training.pools import Pool
+from grace.training.processes import is_first_process, rank, wait_for_all
+from grace.training.sampler import Batches
 from grace.training.state import TrainingState
-from grace.training.validation import Validation
+from grace.training.trainer import Trainer
+from grace.training.validation import GallerySearch, Validation
 from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 VOCABULARY, IMAGE, END, PAD = 120, 117, 118, 119
@@ -94,7 +95,7 @@ def taught() -> tuple[Teacher, list[Pool]]:
 
 
 def atomic_model(train_classes: bool = False, wide: bool = False):
-    """A model with a class an image; the class matrix and the temperature are no numbers of bf16."""
+    """A model with one class per image; the class matrix and the temperature are no numbers of bf16."""
     made = model(wide=wide)
     torch.manual_seed(3)
     classes = torch.nn.functional.normalize(torch.from_numpy(embeddings().vectors), dim=-1)
@@ -122,9 +123,9 @@ def validation(settings: Training) -> Validation:
         prompts=retrieve.prompts[:31],  # odd: two processes have different numbers of queries
         query_ids=[f"q{row}" for row in range(31)],
         gold=[own[tuple(target[:2])] for target in retrieve.targets[:31]],
-        identifiers=IdentifierTables(Path("."), "numeric", table, [], []),
-        tree=tree_of(table, END),
-        pad_tokens=embeddings().visual([PAD_IMAGE]),
+        search=GallerySearch(
+            IdentifierTables(Path("."), "numeric", table, [], []), tree_of(table, END), embeddings().visual([PAD_IMAGE])
+        ),
         every=settings.validate_every,
         patience=settings.patience,
         measure=settings.validate_measure,
@@ -144,33 +145,24 @@ def training(**keys) -> Training:
 
 
 def run_job(job: dict) -> None:
-    """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error when it ends in words.
+    """Train as the job says, and write NAME.safetensors and NAME.jsonl, or NAME.error with the words of a `GraceError`.
 
     `terminate_at`: SIGTERM to the process `terminate_rank` before that micro-step; `poison_at`: visual tokens become NaN;
-    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: words end the process; `rates`: the learning
-    rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too, "classes";
-    `wide`: a larger model.
+    `full_at`: no file may grow over 64 KiB from there on, as on a full disk; `leave`: an error ends the process; `rates`: the
+    learning rate of every step that AdamW makes goes to NAME.rates.json; `atomic`: "head" or, to train the class matrix too,
+    "classes"; `wide`: a larger model.
     """
     folder = Path(job["output"])
     state = folder / job.get("state", f"{job['name']}_state")
     settings = training(**job.get("training", {}))
     try:
         with disturbed(job), TrainingState(state, job.get("key", "test")) as kept:
-            asks = validation(settings) if settings.validate_every else None
-            learner = with_dropout(model()) if job.get("dropout") else model(wide=job.get("wide", False))
-            guide, given = taught() if settings.distillation else (None, pools())
-            objective = "generate"
-            if job.get("atomic"):
-                learner, given, objective = (
-                    atomic_model(job["atomic"] == "classes", job.get("wide", False)),
-                    atomic_pools(),
-                    "classify",
-                )
-            tensors = train_model(learner, given, objective, 0, embeddings(), PAD, settings, kept, asks, guide)
+            asked = the_job(job, settings, folder)
+            tensors = Trainer(asked, kept).train()
             if is_first_process():
                 save_weights(folder / f"{job['name']}.safetensors", tensors)
                 shutil.copy(state / "metrics.jsonl", folder / f"{job['name']}.jsonl")
-                if asks:
+                if asked.validation:
                     shutil.copy(state / "validation.jsonl", folder / f"{job['name']}.validation.jsonl")
                 kept.finish()
     except GraceError as error:
@@ -181,9 +173,23 @@ def run_job(job: dict) -> None:
     wait_for_all()
 
 
+def the_job(job: dict, settings: Training, folder: Path) -> Job:
+    atomic, wide = job.get("atomic"), job.get("wide", False)
+    if atomic:
+        made, given = atomic_model(atomic == "classes", wide), (None, atomic_pools())
+    else:
+        made = with_dropout(model()) if job.get("dropout") else model(wide=wide)
+        given = taught() if settings.distillation else (None, pools())
+    return Job(
+        stage="train", model=made, pools=given[1], objective="classify" if atomic else "generate", seed=0,
+        embeddings=embeddings(), words=Words(), training=settings, output=folder / "model", state=folder,
+        validation=validation(settings) if settings.validate_every else None, teacher=given[0],
+    )  # fmt: skip
+
+
 @contextmanager
 def disturbed(job: dict):
-    plain, limits = engine.Batches.of, resource.getrlimit(resource.RLIMIT_FSIZE)
+    plain, limits = Batches.of, resource.getrlimit(resource.RLIMIT_FSIZE)
     adam, rates = torch.optim.AdamW.step, []
 
     def step(self, *args, **kwargs):
@@ -200,14 +206,14 @@ def disturbed(job: dict):
             batches[0].visual.fill_(float("nan"))
         return batches
 
-    engine.Batches.of = of
+    Batches.of = of
     if job.get("rates"):
         torch.optim.AdamW.step = step
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         yield
     finally:
-        engine.Batches.of, torch.optim.AdamW.step = plain, adam
+        Batches.of, torch.optim.AdamW.step = plain, adam
         if job.get("rates") and is_first_process():
             written = [rate for one in rates for rate in one]
             (Path(job["output"]) / f"{job['name']}.rates.json").write_text(json.dumps(written))

@@ -66,7 +66,7 @@ def test_an_input_changed_between_stages(undisturbed: Run, run: Run, chance: ran
 
 @pytest.mark.long
 def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run, repeat: int):
-    """A trainer killed, its pseudo-queries changed (images, identifiers and settings are not): training starts anew."""
+    """A trainer killed, its pseudo-queries changed (images, identifiers and settings are not): training starts from scratch."""
     own = run.results / OWN
     snakemake = run.start("-R", "train_model")
     process = wait_for_stage(run, snakemake, "train")
@@ -79,7 +79,7 @@ def test_a_state_of_another_input_is_not_gone_on_with(run: Run, undisturbed: Run
     code, said = run("train")
     assert code == 0, said[-6000:]
     log = (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
-    assert "training starts anew" in log and "going on from step" not in log
+    assert "training starts from scratch" in log and "resuming from step" not in log
     run.say("a drawing called")
     run.must_end_as(undisturbed)
 

@@ -82,7 +82,7 @@ def test_a_trainer_goes_on_from_its_state(run: Run, undisturbed: Run, number: si
     assert reason in in_words(run)
     assert (own / "model" / "model.safetensors").read_bytes() == before, "the model of before was to stay"
     run.must_end_as(undisturbed)
-    assert "going on from step" in (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
+    assert "resuming from step" in (run.results / "logs/scenes/numeric/seed0/train.log").read_text()
 
 
 def test_a_stage_ends_with_its_snakemake(run: Run, undisturbed: Run, repeat: int):

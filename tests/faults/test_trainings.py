@@ -82,7 +82,7 @@ def test_a_training_that_is_struck_ends_as_if_nothing_had_been(folders, disk, ch
     assert len(hit) >= 2, "the training ended before it was struck: the test tests nothing"
     training = start(folders, where / "model", **KEYS)
     said, _ = training.communicate(timeout=600)
-    assert training.returncode == 0 and "going on from step" in said, said
+    assert training.returncode == 0 and "resuming from step" in said, said
     assert (where / "model" / "model.safetensors").read_bytes() == (
         folders / "whole" / "model.safetensors"
     ).read_bytes()

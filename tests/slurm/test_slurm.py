@@ -232,7 +232,7 @@ def interrupted(cluster, undisturbed) -> None:
 
     assert cluster.start("--unlock").wait(timeout=120) == 0
     code, said = cluster.run("--retries", "0", "--", f"{OWN}/model")
-    assert code != 0 and "another trainer is at work" in said, said[-8000:]
+    assert code != 0 and "another training is using" in said, said[-8000:]
     assert {path.name for path in cluster.state.iterdir()} == state
 
     subprocess.run(["scontrol", "resume", job], check=True)
@@ -244,7 +244,7 @@ def test_a_cancelled_job_is_not_started_again_and_leaves_the_others_alone(cluste
     """Two trainings, one cancelled: it is one that goes on from the state that the killed submitter's job has left."""
     targets = ["--", f"{OWN}/model", f"{OTHER}/model"]
     submitter = cluster.start("--keep-going", "--retries", "1", *targets, schemes=("numeric", "string"))
-    wait_until("going on", lambda: "going on from step" in cluster.train_log(), cluster)
+    wait_until("going on", lambda: "resuming from step" in cluster.train_log(), cluster)
     (job,) = [number for number, gpus in cluster.jobs().items() if gpus]
     subprocess.run(["scontrol", "suspend", job], check=True)  # until there is the other training
     wait_until("the other training", lambda: sum(map(bool, cluster.jobs().values())) == 2, cluster)
@@ -257,7 +257,7 @@ def test_a_cancelled_job_is_not_started_again_and_leaves_the_others_alone(cluste
     assert (cluster.folder / OTHER / "model" / "model.safetensors").is_file(), said[-8000:]
     # Snakemake submits it once more; the stage itself refuses before it works
     assert cluster.train_log().strip() == (
-        "error: this stage was cancelled and is not started again in this run; start a new run to go on"
+        "error: this stage was cancelled and is not restarted in this run; start a new run to resume"
     )
     assert not cluster.model.exists() or (cluster.state / "latest").exists()
 
@@ -265,5 +265,5 @@ def test_a_cancelled_job_is_not_started_again_and_leaves_the_others_alone(cluste
 def test_what_was_interrupted_twice_ends_in_the_same_model(cluster, interrupted, undisturbed):
     code, said = cluster.run("--", f"{OWN}/model")
     assert code == 0, said[-8000:]
-    assert "going on from step" in cluster.train_log()
+    assert "resuming from step" in cluster.train_log()
     assert (cluster.model / "model.safetensors").read_bytes() == undisturbed

@@ -69,7 +69,7 @@ def test_wanted_files_by_their_base_names(tmp_path, make):
     assert {path.name: path.read_bytes() for path in (tmp_path / "new/out").iterdir()} == {"a.jpg": b"a", "b.jpg": b"b"}
     unpack_file(archive, "a.jpg", tmp_path / "one.jpg", WIDE)
     assert (tmp_path / "one.jpg").read_bytes() == b"a"
-    with pytest.raises(GraceError, match="holds 2 files"):
+    with pytest.raises(GraceError, match="contains 2 files"):
         unpack_file(archive, "*.jpg", tmp_path / "two.jpg", WIDE)
     assert not (tmp_path / "two.jpg").exists()
 
@@ -79,7 +79,7 @@ def test_wanted_files_by_their_base_names(tmp_path, make):
 def test_paths_that_lead_out(tmp_path, make, name):
     folder = tmp_path / "in"
     folder.mkdir()
-    refused(folder, make(folder / "x", {"good.jpg": b"g", name: b"evil"}), "leads out of its folder")
+    refused(folder, make(folder / "x", {"good.jpg": b"g", name: b"evil"}), "leads outside its folder")
 
 
 @MAKERS
@@ -122,7 +122,7 @@ def test_a_size_that_lies(tmp_path):
 def test_a_name_that_comes_twice(tmp_path, make):
     folder = tmp_path / "in"
     folder.mkdir()
-    refused(folder, make(folder / "x", {"one/a.jpg": b"1", "two/a.jpg": b"2"}), "holds the name a.jpg twice")
+    refused(folder, make(folder / "x", {"one/a.jpg": b"1", "two/a.jpg": b"2"}), "contains the name a.jpg twice")
 
 
 @MAKERS
@@ -142,7 +142,7 @@ def test_too_few_files(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     archive = make_zip(folder / "x", {"a.jpg": b"1"})
-    refused(folder, archive, "holds 1 files .*, 2 are expected", Bounds(files=4, size=100, at_least=2))
+    refused(folder, archive, "contains 1 files .*, expected 2", Bounds(files=4, size=100, at_least=2))
 
 
 def test_an_encrypted_member(tmp_path):

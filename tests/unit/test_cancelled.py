@@ -36,7 +36,7 @@ def stage(monkeypatch, tmp_path):
 def test_only_what_was_cancelled_is_refused_and_only_in_this_run(stage, tmp_path) -> None:
     refuse_if_cancelled()
     mark_cancelled()
-    with pytest.raises(GraceError, match="cancelled and is not started again in this run; start a new run"):
+    with pytest.raises(GraceError, match="cancelled and is not restarted in this run; start a new run"):
         refuse_if_cancelled()
     stage("other.log", attempt=2)
     refuse_if_cancelled()

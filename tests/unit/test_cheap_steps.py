@@ -23,12 +23,12 @@ from grace.plan.tracker import LiveBytes
 from grace.towers.dual_encoder import DualEncoder
 from grace.towers.embeddings import Embeddings, load_embeddings
 from grace.towers.scratch import ScratchDualEncoder
-from grace.training.engine import Batches, Learner, choose_trainable
+from grace.training.learner import Learner, choose_trainable
 from grace.training.losses import cross_entropy_sum
-from grace.training.memory import checkpoint_activations
+from grace.training.model_in_training import ModelInTraining
 from grace.training.objectives import generation_loss
 from grace.training.pools import Pool
-from grace.training.sampler import WINDOW, Sampler
+from grace.training.sampler import WINDOW, Batches, Sampler
 from grace.workflow.config import Flamingo, ScratchLanguageModel, ScratchTower, Training
 
 TEXTS = ("two dogs", "a man riding a horse outside a barn", "rain", "people sit beside the wide river")
@@ -192,16 +192,16 @@ def test_activation_checkpointing_saves_memory_and_changes_nothing(tokenizer, ar
     seen, found = {}, {}
     for way in ("plain", "checkpointed"):
         flamingo = model(tokenizer, architecture, layers=6)
-        choose_trainable(flamingo, Training())
-        if way == "checkpointed":
-            checkpoint_activations(flamingo)
+        training = Training(activation_checkpointing=way == "checkpointed")
+        choose_trainable(flamingo, training)
         kept = Kept(flamingo)
-        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            loss, _ = generation_loss(flamingo, batch)
-        found[way] = (loss.item(), gradients(flamingo, loss))
-        flamingo.zero_grad(set_to_none=True)
-        with LiveBytes() as live:
-            generation_loss(flamingo, batch)[0].backward()
+        with ModelInTraining(flamingo, training).recomputed():
+            with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+                loss, _ = generation_loss(flamingo, batch)
+            found[way] = (loss.item(), gradients(flamingo, loss))
+            flamingo.zero_grad(set_to_none=True)
+            with LiveBytes() as live:
+                generation_loss(flamingo, batch)[0].backward()
         seen[way] = (sum(kept.bytes.values()), live.peak)
     assert seen["checkpointed"][0] < seen["plain"][0] / 5
     assert seen["checkpointed"][1] < seen["plain"][1] / 1.8
@@ -215,7 +215,7 @@ from grace.workflow.config import Flamingo, Training
 from grace.model.flamingo import build
 from grace.plan.shapes import Shape, Words, batches
 from grace.training.deepspeed_engine import make_engine
-from grace.training.engine import Learner, choose_trainable
+from grace.training.learner import Learner, choose_trainable
 
 settings = Training(precision="bf16", zero_stage={stage}, learning_rate=1e-6, warmup_steps=0, schedule="constant")
 shape = Shape(memorize=1, retrieve=2, pseudo=0, length=8, supervised=3, vocabulary=50, visual_tokens=4, visual_width=32)

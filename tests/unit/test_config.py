@@ -81,23 +81,23 @@ def test_the_folds_of_coco_1k():
         ({"train": {"step": 3}}, "unknown key 'train.step'; did you mean 'steps'?"),
         ({"train": {"steps": 0}}, "train.steps: Input should be greater than 0 (got 0)"),
         ({"schemes": ["atomik"]}, "schemes.0: Input should be 'numeric', 'string', 'semantic', "),
-        ({"schemes": []}, "schemes: name at least one scheme"),
-        ({"seeds": [1, 1]}, "each may stand only once"),
-        ({"dataset": {"source": "karpathy"}}, "json_file and images must be set"),
+        ({"schemes": []}, "schemes: list at least one scheme"),
+        ({"seeds": [1, 1]}, "each may be listed only once"),
+        ({"dataset": {"source": "karpathy"}}, "set json_file and images"),
         ({"tower": {"scratch": {"patch_size": 40}}}, "patch_size"),
         ({"dataset": {"name": "my photos"}}, "dataset.name"),
         (["a", "list"], "Input should be"),
         (
             {"schemes": ["numeric"], "train": {"distillation": 2, "pseudo_query_share": 0}},
-            "train.distillation teaches numeric by its pseudo-queries",
+            "train.distillation trains numeric on its pseudo-queries",
         ),
         (
             {"schemes": ["numeric"], "train": {"distillation": 2, "retrieve_batch": 4, "pseudo_query_share": 0.1}},
-            "a batch has none of them; raise train.numeric.retrieve_batch and pseudo_query_share, or",
+            "a batch contains none; raise train.numeric.retrieve_batch and pseudo_query_share, or",
         ),
         (
             {"schemes": ["structured"], "train": {"atomic": {"distillation": 2, "retrieve_batch": 0}}},
-            "train.distillation teaches atomic by its captions",  # structured starts from it
+            "train.distillation trains atomic on its captions",  # structured starts from it
         ),
     ],
 )
@@ -141,15 +141,15 @@ def test_a_broken_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"schemes": "atomic"}, "schemes: Input should be a valid tuple (got 'atomic'); a list is wanted, write [atomic]"),
-        ({"seeds": 3}, "a list is wanted, write [3]"),
+        ({"schemes": "atomic"}, "schemes: Input should be a valid tuple (got 'atomic'); expected a list, write [atomic]"),
+        ({"seeds": 3}, "expected a list, write [3]"),
         ({"schemes": ["atomik"]}, "did you mean 'atomic'?"),
         ({"tower": {"kind": "openclip"}}, "did you mean 'open_clip'?"),
         ({"train": None}, "the section is empty: write its keys below it, or leave it out"),
         ({"train": {"learning_rate": "1,5"}}, "write a point, not a comma: 1.5"),
         ({"train": {"schedule": False}}, "YAML reads off, no or false as false: put the word in quotes"),
         ({"dataset": {"name": True}}, "YAML reads on, yes or true as true: put the word in quotes"),
-        ({"train": {"atomic": {"trainable": ["lora"]}}}, "it is a key of train and holds for all schemes: write train.trainable"),
+        ({"train": {"atomic": {"trainable": ["lora"]}}}, "it is a key of train and applies to all schemes: write train.trainable"),
         ({"train": {"atomic": {"step": 3}}}, "did you mean 'steps'?"),
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: Input should be a finite number"),
         ({"train": {"steps": 10}}, "train.structured: warmup_steps"),
@@ -159,14 +159,14 @@ def test_a_broken_file_is_named(tmp_path):
         ({"tower": {"scratch": {"width": 100, "heads": 3}}}, "heads 3 must divide width 100"),
         ({"tower": {"scratch": {"text_width": 100, "heads": 8}}}, "heads 8 must divide text_width 100"),
         ({"flamingo": {"scratch": {"width": 100, "heads": 3}}}, "flamingo.scratch: heads 3 must divide width 100"),
-        ({"flamingo": {"scratch": {"architecture": "llama", "width": 12, "heads": 4}}}, "llama needs heads of an even width"),
+        ({"flamingo": {"scratch": {"architecture": "llama", "width": 12, "heads": 4}}}, "llama needs heads with an even width"),
         ({"flamingo": {"cross_attention_every": 5}}, "no layer would see an image"),
         ({"resources": {"gpus": 4, "processes": 2}}, "processes 2 on gpus 4"),
         ({"resources": {"gpus": 1, "processes": 2}}, "processes 2 on gpus 1"),
         ({"train": {"zero_stage": 0, "optimizer_offload": "cpu"}}, "optimizer_offload: cpu needs zero_stage"),
-        *(({"output": name}, "output: name a folder of its own") for name in ("", " ", ".", "..", "/", "a/..", "../results", "./")),
-        *(({"output": name}, "output: name a folder of its own") for name in ("grace", "tests/x", ".git", str(Path.cwd()))),
-        *(({"output": name}, "output: the folder's name may not hold") for name in ("a{b}", "r*", "~/results", "$HOME/r", "a\nb")),
+        *(({"output": name}, "output: choose a separate folder") for name in ("", " ", ".", "..", "/", "a/..", "../results", "./")),
+        *(({"output": name}, "output: choose a separate folder") for name in ("grace", "tests/x", ".git", str(Path.cwd()))),
+        *(({"output": name}, "folder's name must not") for name in ("a{b}", "r*", "~/results", "$HOME/r", "a\nb")),
         *(({"dataset": {"name": name}}, "choose another") for name in ("logs", "report", "benchmarks", "metrics.json")),
     ],
 )  # fmt: skip
@@ -185,14 +185,14 @@ def test_what_yaml_reads_as_text_is_a_number_all_the_same(values) -> None:
 
 def test_every_key_once(tmp_path) -> None:
     (tmp_path / "a.yaml").write_text("train:\n  steps: 100\n  seed: 1\n  steps: 200\n")
-    with pytest.raises(GraceError, match=r"a\.yaml is not valid YAML: the key 'steps' stands in lines 2 and 4"):
+    with pytest.raises(GraceError, match=r"a\.yaml is not valid YAML: duplicate key 'steps' in lines 2 and 4"):
         load(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "[]", "just words", "3"])
 def test_a_file_without_keys_is_an_error(tmp_path, content) -> None:
     (tmp_path / "a.yaml").write_text(content)
-    with pytest.raises(GraceError, match=r"a\.yaml holds no keys"):
+    with pytest.raises(GraceError, match=r"a\.yaml contains no keys"):
         load(tmp_path / "a.yaml")
 
 
@@ -230,5 +230,5 @@ def test_a_home_folder_is_put_in_once(tmp_path, monkeypatch) -> None:
         Config, {"flamingo": {"checkpoint": "~/w.pt"}, "dataset": {"source": "folder", "folder": {"images": "~/p"}}}, ""
     )
     assert (config.flamingo.checkpoint, config.dataset.folder.images) == (f"{tmp_path}/w.pt", f"{tmp_path}/p")
-    with pytest.raises(GraceError, match="there is no home folder of ~nobody-at-all"):
+    with pytest.raises(GraceError, match="there is no home folder for ~nobody-at-all"):
         parse(Config, {"flamingo": {"checkpoint": "~nobody-at-all/w.pt"}}, "")

@@ -115,10 +115,10 @@ def test_the_card_is_on_the_page(made):
         "drawn <here>",
         "https://terms.example",
         "seen in training",
-        "bytes of an earlier one7",
+        "Images identical to an earlier one7",
     ):
         assert said in words, said
-    assert "Test images nearly the same as an image of train or val1" in words
+    assert "Test images nearly identical to an image of train or val1" in words
     assert "2 of 19 images: 1 empty, 1 broken" in words and "<b>.jpg" in words and "cannot be read (cut)" in words
     assert "1.000: test i3, train t" in words
     assert card.count("<figure><img") == 1 + 4 and HOSTILE in words  # one train image, four of test
@@ -132,7 +132,7 @@ def test_without_embeddings_pictures_and_skipped_table_the_card_says_so(made):
     report(**made, settings=Report(examples=0))
     text = made["output"].read_text()
     card = text[text.index('<section id="data">') : text.index('<section id="training">')]
-    assert "No near-duplicate images were looked for" in card and "<img" not in text and "Left out" not in card
+    assert "Near-duplicate images were not searched for" in card and "<img" not in text and "Skipped images" not in card
 
 
 def test_pictures_follow_the_rules_for_images(tmp_path):

@@ -15,7 +15,7 @@ from grace.cli.ended import FULL, app
     ("code", "free", "before", "last"),
     [
         (137, FULL, "step 3\n", "ended: SIGKILL: killed from outside"),
-        (1, FULL, "Traceback\n", "ended: exit code 1: a defect of the stage"),
+        (1, FULL, "Traceback\n", "ended: exit code 1: a bug in the stage"),
         (1, FULL - 1, "", "ended: exit code 1: no space left on the disk of "),
         (120, FULL - 1, "step 3\n", "ended: exit code 120: no space left on the disk of "),
         (2, FULL, "error: no such file\n", "error: no such file"),

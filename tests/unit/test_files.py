@@ -27,7 +27,7 @@ def test_an_earlier_output_of_the_stage_is_replaced(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
-    with pytest.raises(GraceError, match="holds files that this command did not make"):
+    with pytest.raises(GraceError, match="contains files not written by this command"):
         write(tmp_path / "mine")
     write(tmp_path / "dataset", "dataset")
     with pytest.raises(GraceError, match="is an output of the stage dataset"):
@@ -41,7 +41,7 @@ def test_a_folder_of_somebody_else_is_kept(tmp_path: Path) -> None:
 def test_the_current_folder_and_what_holds_it_are_kept(tmp_path: Path, monkeypatch, name: str) -> None:
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    with pytest.raises(GraceError, match="is the current folder or holds it"):
+    with pytest.raises(GraceError, match="is the current folder or contains it"):
         write(name)
     assert (tmp_path / "inner").is_dir()
 

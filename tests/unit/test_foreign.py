@@ -224,7 +224,7 @@ def refused_run(world, text, given) -> str:
     [
         ({"run": {"a": "b"}}, "unknown key 'run'; did you mean 'runs'?"),
         ({"runs": "a.trec"}, "runs: a run needs a name; write {mine: a.trec}"),
-        ({"runs": {1: "a"}}, "runs: the name 1 of a run is not a text; put it in quotes"),
+        ({"runs": {1: "a"}}, "runs: the name 1 of a run is not a string; put it in quotes"),
         ({"runs": {"my run": "a"}}, "runs: the name 'my run' of a run may hold letters, digits, - and _ only"),
         ({"runs": {"-x": "a"}}, "must begin with a letter or a digit"),
         ({"runs": {"a/b": "a"}}, "may hold letters, digits, - and _ only"),

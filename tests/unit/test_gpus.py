@@ -66,7 +66,7 @@ def test_every_stage_that_was_promised_gpus_checks_for_them(stage) -> None:
 def test_a_launcher_checks_before_it_starts_processes(machine, capsys) -> None:
     machine(found=1, promised=2)
     assert launch.main(["--standalone", "--nproc-per-node", "2", "-m", "grace", "train", "--scheme", "atomic"]) == 2
-    assert "train needs 2 GPUs (resources.gpus), and torch sees 1 GPU" in capsys.readouterr().err
+    assert "train needs 2 GPUs (resources.gpus), but torch sees 1 GPU" in capsys.readouterr().err
 
 
 def test_as_many_as_promised_are_used_as_they_are(machine, monkeypatch) -> None:

@@ -110,7 +110,7 @@ def test_reasons(tmp_path, monkeypatch):
     for file, reason in faults.items():
         if reason not in ("duplicate", "no caption"):  # questions for the data set
             assert found[file].reason == reason and found[file].detail and not found[file].digest
-            with pytest.raises(GraceError, match="replace it or take it out") as caught:
+            with pytest.raises(GraceError, match="replace it or remove it") as caught:
                 read_image(tmp_path / file)
             assert "\n" not in str(caught.value)
     assert found["none.jpg"].reason == "missing" and found["folder.jpg"].reason == "not a file"

@@ -33,7 +33,7 @@ def test_the_tokenizer_names_it(with_a_long_caption, tmp_path) -> None:
     split, dataset = with_a_long_caption
     settings = Flamingo(scratch=ScratchLanguageModel(max_length=60))
     with pytest.raises(
-        GraceError, match=rf"longest caption of the split {split} .*\('a very long caption a very .* reads 60"
+        GraceError, match=rf"longest caption of the split {split} .*\('a very long caption a very .* reads at most 60"
     ):
         tokenizer(dataset=dataset, output=tmp_path / "out", settings=settings)
     assert not (tmp_path / "out").exists()
@@ -46,7 +46,7 @@ def test_the_tower_names_it_unless_it_was_trained_with_it(with_a_long_caption, t
     if split == "train":
         tower(dataset=dataset, output=tmp_path / "out", settings=settings)
         return
-    with pytest.raises(GraceError, match=rf"caption of the split {split} has 320 words and marks, the tower reads 256"):
+    with pytest.raises(GraceError, match=rf"caption of the split {split} has 320 words .* reads at most 256"):
         tower(dataset=dataset, output=tmp_path / "out", settings=settings)
     assert not (tmp_path / "out").exists()
 
@@ -61,5 +61,5 @@ def test_a_query_of_ones_own_is_told_too(with_a_long_caption, tmp_path) -> None:
     tower(dataset=dataset, output=tmp_path / "out", settings=Tower(scratch=ScratchTower(image_size=32, **small)))
     opened = open_tower(tmp_path / "out")
     assert opened.encode_text([LONG]).shape == (1, 16)
-    with pytest.raises(GraceError, match="has 640 words and marks, the tower reads 320"):
+    with pytest.raises(GraceError, match="has 640 words and punctuation marks, but the tower reads at most 320"):
         opened.encode_text([LONG + LONG])

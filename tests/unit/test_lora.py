@@ -9,7 +9,7 @@ from grace.identifiers.base import read_tokenizer
 from grace.model.flamingo import build
 from grace.system.errors import GraceError
 from grace.system.weights import load_weights, save_weights, unique_tensors
-from grace.training.engine import choose_trainable
+from grace.training.learner import choose_trainable
 from grace.training.lora import adapters, add_adapters, merged
 from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 from grace.workflow.config.training import Lora
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_told(tokenizer_folder) -> None:
     with pytest.raises(GraceError, match="no linear layer q_prj; did you mean 'q_proj'"):
         add_adapters(made(tokenizer_folder, "opt"), Lora(layers=("q_prj",)), seed=0)
     for keys, said in (
-        ({"trainable": ("lora", "language_model")}, "in place of language_model"),
+        ({"trainable": ("lora", "language_model")}, "instead of language_model"),
         ({"optimizer_offload": "cpu"}, "needs zero_stage"),
         ({"patience": 2}, "set validate_every"),
     ):

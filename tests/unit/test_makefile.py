@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "requirements/pins.toml", ROOT / "Makefile", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [ROOT / "README.md", ROOT / "requirements/pins.toml", ROOT / "Makefile", *(ROOT / "docs").rglob("*.md")]
 
 
 @pytest.fixture

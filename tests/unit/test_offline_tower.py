@@ -245,6 +245,6 @@ def test_the_text_backbone_is_the_sentence_encoder():
 def test_features_that_float16_does_not_hold_are_refused(tmp_path):
     cache = FeatureCache(tmp_path / "features", "key", (4, 2))
     batches = iter([torch.zeros(2, 2).half(), torch.tensor([[1.0, 7e4], [0.0, 0.0]]).half()])
-    with pytest.raises(GraceError, match="images 2 to 3 have features that float16 does not hold"):
+    with pytest.raises(GraceError, match="images 2 to 3 have features that do not fit float16"):
         cache.fill(batches, "images")
     assert cache.done == 2

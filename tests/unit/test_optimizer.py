@@ -9,8 +9,7 @@ from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.flamingo import build
 from grace.training.deepspeed_engine import parameter_groups
-from grace.training.engine import Learner, choose_trainable
-from grace.training.lora import add_adapters
+from grace.training.learner import Learner, prepare_parameters
 from grace.training.parameters import count_parameters
 from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
@@ -34,9 +33,7 @@ def learner(tokenizer_folder, architecture: str, training: Training, atomic: boo
     model = build(settings, read_tokenizer(tokenizer_folder), 16)
     if atomic:
         model.atomic_head = AtomicHead(32, torch.randn(6, 8), train_classes=True)
-    if "lora" in training.trainable:
-        add_adapters(model, training.lora, 0)
-    choose_trainable(model, training)
+    prepare_parameters(model, training, 0)
     return Learner(model, "classify" if atomic else "generate")
 
 

@@ -119,7 +119,7 @@ def test_a_png_with_large_metadata_is_sound(tmp_path) -> None:
         ("a.jxl", b"\xff\x0a" + bytes(50), "JPEG XL"),
         ("a.jpg", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "JPEG XL"),
         ("a.heic", b"\0\0\0\x1cftypheic" + bytes(50), "HEIC or AVIF"),
-        ("a.cr3", b"\0\0\0\x18ftypcrx " + bytes(50), "a camera's raw file"),
+        ("a.cr3", b"\0\0\0\x18ftypcrx " + bytes(50), "a camera raw file"),
         ("a.psd", b"8BPS" + bytes(50), "a Photoshop document"),
         ("a.svg", b"<svg></svg>", "a drawing"),
     ],
@@ -137,7 +137,7 @@ def test_a_raw_file_is_not_read_as_the_tiff_that_it_also_is(tmp_path) -> None:
     picture(1).save(tmp_path / "a.tif")
     (tmp_path / "a.tif").rename(tmp_path / "a.dng")
     assert check_images(tmp_path, ["a.dng"])[0].reason == "not supported"
-    with pytest.raises(GraceError, match="a camera's raw file: convert it"):
+    with pytest.raises(GraceError, match="a camera raw file: convert it"):
         read_image(tmp_path / "a.dng")
     assert set(RAW) < set(ENDINGS)
 

@@ -90,13 +90,13 @@ def test_the_folder_may_be_named_by_any_way_down_to_it(name: str) -> None:
 
 def test_what_may_be_two_photos_is_an_error() -> None:
     for files, name in ((["a/1.jpg", "b/1.jpg"], "1.jpg"), (["1.JPG", "1.Jpg"], "1.jpg"), (["1.jpg", "1.png"], "1")):
-        with pytest.raises(GraceError, match=rf"'{name}' may be {files[0]} or {files[1]}; write the path"):
+        with pytest.raises(GraceError, match=rf"'{name}' could be {files[0]} or {files[1]}; write the full path"):
             meant(files, name)
 
 
 def test_a_table_of_other_names_is_said_to_be_one(tmp_path) -> None:
     (tmp_path / "c.csv").write_text("file,caption\nIMG_1.jpg,a\nIMG_2.jpg,b\n")
-    said = rf"none of its 2 names is that of a photo in {tmp_path}; the table has 'IMG_1.jpg', the folder 'DSC_1.jpg'"
+    said = rf"none of its 2 names matches a photo in {tmp_path}; .* has 'IMG_1.jpg' and the folder has 'DSC_1.jpg'"
     with pytest.raises(GraceError, match=said):
         read_captions(Folder(captions=str(tmp_path / "c.csv")), tmp_path, ["DSC_1.jpg", "DSC_2.jpg"])
 

@@ -21,8 +21,8 @@ from grace.plan.shapes import Shape, Words, batches
 from grace.plan.stage import Machine, largest, plan
 from grace.plan.tracker import LiveBytes
 from grace.system.errors import GraceError
-from grace.training.engine import Learner, choose_trainable
-from grace.training.memory import checkpoint_activations
+from grace.training.learner import Learner, choose_trainable
+from grace.training.model_in_training import ModelInTraining
 from grace.training.parameters import Parameters, count_parameters
 from grace.workflow.config import Config, Flamingo, Scenes, Training, load
 
@@ -41,8 +41,6 @@ def learner(architecture: str = "opt", training: Training | None = None) -> Lear
     training = training or Training()
     model = build(settings(architecture), Words(SHAPE.vocabulary), SHAPE.visual_width)
     choose_trainable(model, training)
-    if training.activation_checkpointing:
-        checkpoint_activations(model)
     return Learner(model, "generate", training.loss_chunk)
 
 
@@ -71,7 +69,7 @@ def test_what_is_counted_without_memory_is_what_real_tensors_take(architecture, 
     dealt = [batch.to(torch.device("cpu")) for batch in batches(SHAPE)]
     for batch in dealt:
         batch.attention_mask[0, -1] = 0  # a mask with padding, as most have
-    with LiveBytes() as live:
+    with ModelInTraining(module.flamingo, training).recomputed(), LiveBytes() as live:
         for parameter in module.parameters():
             live.add(parameter)
         own = live.live
@@ -104,8 +102,10 @@ def test_the_formula_of_operations_is_what_the_counter_of_torch_sees(architectur
 
 
 def test_checkpointing_computes_all_but_the_head_once_more() -> None:
-    module = learner(training=Training(activation_checkpointing=True))
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as whole:
+    training = Training(activation_checkpointing=True)
+    module = learner(training=training)
+    recomputed = ModelInTraining(module.flamingo, training).recomputed()
+    with recomputed, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as whole:
         module(batches(SHAPE))[0].backward()
     told = computed_flops(forward_flops(module.flamingo, SHAPE), checkpointing=True)
     assert told == pytest.approx(whole.get_total_flops(), rel=0.05)

@@ -1,6 +1,6 @@
 """Files of strangers that try to run code, to reach out of their folder or to take all memory: each is refused in words.
 
-docs/security.md lists what was tried, these and the cases that stand beside the readers' own tests.
+docs/explanation/security.md lists what was tried, these and the cases that stand beside the readers' own tests.
 """
 
 from __future__ import annotations
@@ -225,8 +225,8 @@ def test_a_page_as_an_image(tmp_path):
 
 
 def test_every_line_of_the_table_names_a_test():
-    """docs/security.md: its tests exist, and every test of this file stands in it."""
-    page = (ROOT / "docs/security.md").read_text()
+    """docs/explanation/security.md: its tests exist, and every test of this file stands in it."""
+    page = (ROOT / "docs/explanation/security.md").read_text()
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
     assert len(named) > 20
     for file, name in named:

@@ -39,8 +39,8 @@ def test_texts_are_what_identifiers_make_of_them(tmp_path, ending) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([("im1", "a dog")], "has none for 1 images, such as im2"),
-        ([*ROWS, ("im3", "a cat")], "names im3, which is no gallery image"),
+        ([("im1", "a dog")], "has no row for 1 images, such as im2"),
+        ([*ROWS, ("im3", "a cat")], "names im3, which is not a gallery image"),
         ([*ROWS, ("im2", "  ")], "must have image_id and text in every row"),
         ([*ROWS, ("im2", None)], "must have image_id and text in every row"),
     ],
@@ -53,5 +53,5 @@ def test_a_table_that_does_not_fit_is_told_in_words(tmp_path, ending, rows, said
 def test_a_table_of_another_form_is_told_in_words(tmp_path) -> None:
     with pytest.raises(GraceError, match=r"must end in \.parquet, \.csv, \.tsv or \.jsonl"):
         from_file(write(tmp_path / "given.txt", ROWS), IMAGES)
-    with pytest.raises(GraceError, match="there is no column 'image_id'; did you mean 'image'"):
+    with pytest.raises(GraceError, match="no column 'image_id'; did you mean 'image'"):
         from_file(write(tmp_path / "given.csv", ROWS, ("image", "caption")), IMAGES)

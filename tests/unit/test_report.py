@@ -216,9 +216,9 @@ def test_hits_and_misses_with_pictures(made):
     pictures = page.of("img")
     assert len(pictures) > 3 * 8 * 5
     assert all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in pictures)
-    assert sum("the right picture" in a["alt"] for a in pictures) >= 3 * 4
-    assert "right picture at rank 1 ·" in page.text and re.search(
-        "right picture at rank [38] ·|not among the answers", page.text
+    assert sum("the correct picture" in a["alt"] for a in pictures) >= 3 * 4
+    assert "correct picture at rank 1 ·" in page.text and re.search(
+        "correct picture at rank [38] ·|not among the answers", page.text
     )
     assert '<code title="&lt;s0_' in text
 
@@ -274,7 +274,9 @@ def test_several_seeds_are_averaged_and_named(tmp_path):
     assert f"{mean(values):.1f}± {stdev(values):.1f}" in text
     hits = [100 * row["R@1"] for row in rows]
     assert f"atomic for {mean(hits):.1f} % (mean of 2 seeds, standard deviation {stdev(hits):.1f}), " in text
-    assert "not corrected" not in text and "corrected for 1 system" in text and "draw the trained seeds as well" in text
+    assert (
+        "not corrected" not in text and "corrected for 1 system" in text and "also resample the trained seeds" in text
+    )
     assert "Mean over seeds" in text and "atomic, seed 1" in text and "the first is shown" in text
 
 
@@ -291,10 +293,10 @@ def test_missing_optional_pieces_are_said(tmp_path):
         path.unlink()
     report(**arguments, settings=Report(examples=0))
     text = Page(arguments["output"].read_text()).text
-    assert "No training curve of the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
-    assert "No training curve of atomic" in text and "No training curve of structured" not in text
+    assert "No training curve for the dual encoder (baseline): the tower/metrics.jsonl of this run is missing" in text
+    assert "No training curve for atomic" in text and "No training curve for structured" not in text
     assert "identifiers/statistics.json is missing" in text and "No benchmark files were found" in text
-    assert "No picture of the workflow: the stages left no records here" in text
+    assert "No diagram of the workflow: there are no records of the stages here" in text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The benchmark of decoding on the report page: tables, figure, and what is said of a file that is none."""
+"""The decoding benchmark on the report page: tables, figure, and what is said of a file that is none."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_page_shows_the_file_of_the_results_folder_and_a_named_one(tmp_path:
     page = Page(text)
     assert page.open == [] and 'scope="col"' in text
     said = html.unescape(re.sub(r"<[^>]+>", " ", text[text.index('id="decoding"') :]))
-    assert "Build of the trie" in said and "1/6.0" in said
+    assert "Building the trie" in said and "1/6.0" in said
     other = copy.deepcopy(BENCHMARK)
     other["crossover"]["said"] = "Elsewhere."
     write_json(tmp_path / "other.json", other)
@@ -106,10 +106,10 @@ def test_parts_that_were_not_run_are_left_out(tmp_path: Path) -> None:
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GraceError, match="benchmark of decoding"):
+    with pytest.raises(GraceError, match="decoding benchmark"):
         read_benchmark(str(tmp_path / "missing.json"), tmp_path)
     write_json(tmp_path / "decoding_benchmark.json", {**BENCHMARK, "format": "another"})
-    with pytest.raises(GraceError, match="is not a benchmark of decoding of this version"):
+    with pytest.raises(GraceError, match="is not a decoding benchmark of this version"):
         read_benchmark("", tmp_path)
     broken = copy.deepcopy(BENCHMARK)
     del broken["parts"]["dense"][0]["recall"]

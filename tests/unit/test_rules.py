@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from grace.rules import hooks
 from grace.rules.commands import launcher, stage_command, stage_params, stage_resources
@@ -191,11 +192,11 @@ def test_a_file_that_may_be_there_is_a_time_stamp(tmp_path):
 class Asked:
     """Snakemake's workflow, as far as hooks look at it."""
 
-    def __init__(self, main: bool = True, **asked: set[str]) -> None:
+    def __init__(self, main: bool = True, deployed: tuple[str, ...] = (), image: str = "", **asked: set[str]) -> None:
         none: dict[str, set[str]] = {"until": set(), "omit_from": set(), "forcerun": set()}
-        self.modifier = SimpleNamespace(is_main_snakefile=lambda: main)
+        self.modifier = SimpleNamespace(is_main_snakefile=lambda: main, global_container_img=image)
         self.dag_settings = SimpleNamespace(**{**none, **asked})
-        self.deployment_settings = SimpleNamespace(deployment_method=asked.get("deployed", set()))
+        self.deployment_settings = SimpleNamespace(deployment_method={DeploymentMethod[name] for name in deployed})
 
 
 def test_a_target_is_refused_where_a_job_is_meant_and_never_in_a_module():
@@ -211,10 +212,19 @@ def test_a_target_is_refused_where_a_job_is_meant_and_never_in_a_module():
 
 def test_only_environments_of_snakemake_are_told_where_the_package_is(monkeypatch, tmp_path):
     assert package_for_jobs(Asked()) is None
-    assert package_for_jobs(Asked(deployed={"conda"})) == ROOT
+    assert package_for_jobs(Asked(deployed=("CONDA",))) == ROOT
     monkeypatch.setattr("grace.rules.planned.grace.__file__", str(tmp_path / "site-packages/grace/__init__.py"))
     with pytest.raises(GraceError, match="install it from a checkout"):
-        package_for_jobs(Asked(deployed={"conda"}))
+        package_for_jobs(Asked(deployed=("CONDA",)))
+
+
+def test_a_container_that_is_not_built_yet_is_refused_with_the_command_that_builds_it(tmp_path):
+    image = tmp_path / "grace.sif"
+    with pytest.raises(GraceError, match=f"apptainer build {image} {tmp_path / 'grace.def'}"):
+        package_for_jobs(Asked(deployed=("APPTAINER",), image=str(image)))
+    assert package_for_jobs(Asked(deployed=("CONDA",), image=str(image))) == ROOT
+    image.write_text("")
+    assert package_for_jobs(Asked(deployed=("APPTAINER",), image=str(image))) == ROOT
 
 
 def test_files_from_the_future_are_refused_with_the_command_that_helps(tmp_path):

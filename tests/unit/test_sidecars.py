@@ -130,7 +130,7 @@ def test_an_output_edited_by_hand_is_refused_by_the_next_stage(results):
 
 def test_an_input_that_changes_while_it_is_read_leaves_no_record(results):
     writing = recorded("metrics", reads={"source": Path("source.txt")}, writes=[results / "count.json"], settings={})
-    with pytest.raises(GraceError, match=r"source.txt was changed while it was read; run the stage again"), writing:
+    with pytest.raises(GraceError, match=r"source.txt was changed while being read; run the stage again"), writing:
         Path("source.txt").write_text("meanwhile")
         write_json(results / "count.json", 0)
     assert not (results / "count.json.provenance.json").exists()

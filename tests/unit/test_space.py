@@ -17,8 +17,9 @@ from grace.plan.shapes import Shape
 from grace.system import files
 from grace.system.errors import GraceError
 from grace.system.weights import save_weights, unique_tensors
-from grace.training import engine, space
-from grace.training.engine import Learner, choose_trainable, train_model
+from grace.training import space, trainer
+from grace.training.job import Job
+from grace.training.learner import Learner, choose_trainable
 from grace.training.parameters import count_parameters
 from grace.training.space import BESIDE_NUMBERS, check_training_fits
 from grace.training.state import TrainingState
@@ -140,10 +141,14 @@ def test_the_size_of_a_model_is_the_size_of_its_file(learner, tmp_path) -> None:
 
 
 def test_a_training_without_room_ends_before_its_engine_is_made(learner, free, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "make_engine", lambda *_: pytest.fail("the engine was made"))
+    monkeypatch.setattr(trainer, "make_engine", lambda *_: pytest.fail("the engine was made"))
     free[str(tmp_path)] = 1000
-    with TrainingState(tmp_path / "state", "key") as state, pytest.raises(GraceError, match=r"0\.00 MB are free"):
-        train_model(learner.flamingo, [], "generate", 0, None, 0, TRAINING, state, output=tmp_path / "model")
+    job = Job(
+        stage="train", model=learner.flamingo, pools=[], objective="generate", seed=0, embeddings=None, words=None,
+        training=TRAINING, output=tmp_path / "model", state=tmp_path / "state",
+    )  # fmt: skip
+    with TrainingState(job.state, job.fingerprint()) as state, pytest.raises(GraceError, match=r"0\.00 MB are free"):
+        trainer.Trainer(job, state)
     assert {path.name for path in (tmp_path / "state").iterdir()} == {"lock", "key.json"}
 
 

@@ -66,14 +66,14 @@ def change(table: str, row: int, column: str | list[str], value: object):
     ("apply", "said"),
     [
         (change("captions", 0, "image_id", "zz"), "caption 1 has no image: image zz"),
-        (change("captions", 3, "image_id", "a"), "caption 4 has the split 'val' but its image a has another"),
-        (change("captions", 1, "caption_id", "1"), "caption id 1 stands twice"),
-        (change("images", 1, "image_id", "a"), "image id a stands twice"),
-        (change("images", 0, "image_id", "a b"), "without white space"),
-        (change("images", 0, "image_id", ""), "without white space"),
-        (change("captions", 0, "caption_id", 1), "caption_id of caption row 0 is not a text"),
-        (change("captions", 0, "text", None), "text of caption row 0 is not a text"),
-        (change("captions", 0, "text", "\ud800"), "text of caption row 0 is not a text"),
+        (change("captions", 3, "image_id", "a"), "caption 4 has the split 'val' but its image a has a different one"),
+        (change("captions", 1, "caption_id", "1"), "caption id 1 appears twice"),
+        (change("images", 1, "image_id", "a"), "image id a appears twice"),
+        (change("images", 0, "image_id", "a b"), "without whitespace"),
+        (change("images", 0, "image_id", ""), "without whitespace"),
+        (change("captions", 0, "caption_id", 1), "caption_id of caption row 0 is not a string"),
+        (change("captions", 0, "text", None), "text of caption row 0 is not a string"),
+        (change("captions", 0, "text", "\ud800"), "text of caption row 0 is not a string"),
         (change("captions", 0, "text", "  "), "caption 1 is empty"),
         (change("images", 0, "split", "trian"), "unknown split 'trian'.*did you mean 'train'"),
         (change("images", 0, "split", "val"), "no image has the split 'train'"),
@@ -111,7 +111,7 @@ def test_missing_and_broken_files(tmp_path: Path):
     with pytest.raises(GraceError, match="table of captions is missing"):
         load_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"name": "tiny"}')
-    with pytest.raises(GraceError, match="lacks the text 'source'"):
+    with pytest.raises(GraceError, match="lacks the string 'source'"):
         load_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({**SUMMARY, "images_dir": "elsewhere"}))
     with pytest.raises(GraceError, match="images_dir must be"):

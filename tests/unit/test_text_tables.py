@@ -117,9 +117,9 @@ def test_a_cell_of_any_length(tmp_path) -> None:
             "file,caption\n1.jpg,caf\xe9\n".encode("cp1252"),
             r"line 2\); save it as UTF-8 \(in Excel: 'CSV UTF-8'\)",
         ),
-        ("c.csv", "file,caption\n1.jpg,a,b\n", "line 2: 2 fields are expected"),
-        ("c.csv", "sep=;\nfile;caption\n1.jpg\n", "line 3: 2 fields are expected"),
-        ("c.csv", 'file,caption\n1.jpg,"a\n', "line 2 cannot be read .* not closed"),
+        ("c.csv", "file,caption\n1.jpg,a,b\n", "line 2: expected 2 fields"),
+        ("c.csv", "sep=;\nfile;caption\n1.jpg\n", "line 3: expected 2 fields"),
+        ("c.csv", 'file,caption\n1.jpg,"a\n', "line 2 cannot be read .* unclosed"),
         ("c.csv", "File,file ,caption\n", "no column 'file'"),
         ("c.csv", "", "is empty"),
         ("c.csv", "\n\n,,\n", "is empty"),
@@ -151,7 +151,7 @@ def test_half_a_character_is_said_to_be_one(tmp_path) -> None:
     from grace.workflow.config import Folder
 
     table = write(tmp_path, "c.jsonl", json.dumps({"file": "1.jpg", "caption": "a \ud83d dog"}))
-    with pytest.raises(GraceError, match=r"line 1: the text holds half of a character \(\\ud83d, a lone surrogate\)"):
+    with pytest.raises(GraceError, match=r"line 1: the text contains half a character \(\\ud83d, a lone surrogate\)"):
         read_captions(Folder(captions=str(table)), tmp_path, ["1.jpg"])
 
 

@@ -122,7 +122,7 @@ def test_order_of_sequences_does_not_matter():
         ([[1, 2], [1, 2, 3]], [0, 0], "not prefix-free"),
         ([[1, 2, 3], [5], [1]], [0, 0, 0], "not prefix-free"),
         ([[1], []], [0, 0], "has no token"),
-        ([], [], "one sequence at least"),
+        ([], [], "at least one sequence"),
         ([[1]], [0, 0], "for every sequence"),
         ([[-1]], [0], "negative"),
         ([[2**31]], [0], "too large"),
@@ -136,7 +136,7 @@ def test_what_cannot_be_a_trie_is_refused(sequences, images, said):
 
 
 def test_the_end_token_inside_an_identifier_is_refused():
-    with pytest.raises(GraceError, match="identifier 1 holds the end token 7"):
+    with pytest.raises(GraceError, match="identifier 1 contains the end token 7"):
         Trie.build([[1, 2], [3, END, 4]], [0, 0], ["a"], END)
     with pytest.raises(GraceError, match="has no token"):
         Trie.build([[1], []], [0, 0], ["a"], END)
@@ -256,7 +256,7 @@ def test_trie_of_another_table_is_refused(tiny, tokenizer_folder: Path, tmp_path
     trie(identifiers=tmp_path / "0", tokenizer=tokenizer_folder, output=tmp_path / "trie.safetensors")
     tree = open_trie(tmp_path / "trie.safetensors")
     tree.check(load_identifiers(tmp_path / "0"))
-    with pytest.raises(GraceError, match="another identifier table"):
+    with pytest.raises(GraceError, match="a different identifier table"):
         tree.check(load_identifiers(tmp_path / "1"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,9 @@ from grace.model.flamingo import add_tokens, build
 from grace.model.prompts import Prompts
 from grace.system.errors import GraceError
 from grace.towers.embeddings import Embeddings
-from grace.training import validation as module
 from grace.training.pools import scheme_pools
-from grace.training.validation import Validations, validation
+from grace.training.validation import validation
+from grace.training.validation_results import ValidationResults
 from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 ASKED = Training(validate_every=5, memorize_batch=4, retrieve_batch=4, pseudo_query_share=0.5)
@@ -59,7 +60,7 @@ def test_val_images_are_what_gallery_images_are(tiny, with_val, tokenizer_folder
     }
     asked = validation(ASKED, tables, assigned, vectors, prompts, 96, seed=0)
     assert {tuple(ids) for ids in asked.prompts} == own["val"]
-    assert set(asked.tree.image_ids) == set(asked.gold) == {f"im{row}" for row in range(4)}
+    assert set(asked.search.tree.image_ids) == set(asked.gold) == {f"im{row}" for row in range(4)}
 
 
 @pytest.mark.parametrize("scheme", ["numeric", "atomic"])
@@ -80,19 +81,14 @@ def test_a_model_that_is_made_to_know_is_right_and_is_left_as_it_was(
     assert 0 <= scores["R@1"] <= scores["MRR@10"] <= 1
     before = {name: value.clone() for name, value in model.named_parameters()}
     knows = asked.query_ids[:3]  # of three queries the answer of the model is declared to be right
-    search = module.atomic_search if scheme == "atomic" else module.generative_search
-    with torch.inference_mode():
-        media = model.resample(asked.pad_tokens)
-    found, *_ = search(
-        model.eval(), asked.prompts, media, asked.tree, asked.identifiers, module.SEARCH, asked.query_ids
-    )
+    found = asked.search(model.eval(), asked.prompts, asked.query_ids)
     gold = [found[query][0][0] if query in knows else "elsewhere" for query in asked.query_ids]
-    right = module.replace(asked, gold=gold).measure_model(model)
+    right = replace(asked, gold=gold).measure_model(model)
     assert right["R@1"] == right["R@10"] == right["MRR@10"] == pytest.approx(3 / len(gold))
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
-def test_the_measures_are_those_of_the_evaluation(tiny, with_val, tokenizer_folder, vectors, monkeypatch) -> None:
+def test_the_measures_are_those_of_the_evaluation(tiny, with_val, tokenizer_folder, vectors) -> None:
     tables, assigned = load_dataset(tiny["dataset"]), with_val("numeric")
     asked = validation(ASKED, tables, assigned, vectors, Prompts(read_tokenizer(tokenizer_folder)), 96, seed=0)
     places = dict(zip(asked.query_ids, (1, 2, 5, 6, 10, 11, 0, 3), strict=True))  # 0: not found at all
@@ -100,18 +96,19 @@ def test_the_measures_are_those_of_the_evaluation(tiny, with_val, tokenizer_fold
         query: [(gold if rank == places[query] else f"other{rank}", -float(rank)) for rank in range(1, 13)]
         for query, gold in zip(asked.query_ids, asked.gold, strict=True)
     }
-    monkeypatch.setattr(module, "generative_search", lambda *given: (answers, {}, {}))
-    model = SimpleNamespace(
-        training=False, eval=lambda: None, train=lambda mode: None, parameters=lambda: iter([torch.zeros(1)]),
-        resample=lambda tokens: tokens,
-    )  # fmt: skip
+
+    def search(model, prompts: list[list[int]], query_ids: list[str]) -> dict[str, list[tuple[str, float]]]:
+        assert [asked.prompts[asked.query_ids.index(query)] for query in query_ids] == prompts
+        return {query: answers[query] for query in query_ids}
+
     run = pd.DataFrame(
         [(query, doc, rank) for query, docs in answers.items() for rank, (doc, _) in enumerate(docs, 1)],
         columns=["query_id", "doc_id", "rank"],
     )
     qrels = pd.DataFrame({"query_id": asked.query_ids, "doc_id": asked.gold, "relevance": 1})
     wanted = per_query(qrels, run).mean().to_dict()
-    assert asked.measure_model(model) == pytest.approx(wanted) and wanted["R@5"] == 4 / 8
+    found = replace(asked, search=search).measure_model(torch.nn.Identity())
+    assert found == pytest.approx(wanted) and wanted["R@5"] == 4 / 8
 
 
 def test_few_queries_are_drawn_by_the_seed(tiny, with_val, tokenizer_folder, vectors) -> None:
@@ -140,7 +137,7 @@ def test_what_is_lacking_is_told(tiny, make, tokenizer_folder, vectors) -> None:
 @pytest.mark.parametrize("saves", [(), (4,), (2, 5, 6)])
 def test_two_models_are_kept_at_most_and_a_resumed_training_finds_its_best(tmp_path, saves) -> None:
     """However often it gets better: the best, and the best at the newest state (written before the step is measured)."""
-    found = Validations(SimpleNamespace(folder=tmp_path), "R@1")
+    found = ValidationResults(SimpleNamespace(folder=tmp_path), "R@1")
     scores = [0.1, 0.2, 0.3, 0.25, 0.4, 0.5, 0.6]
     for step, score in enumerate(scores):
         if step in saves:
@@ -149,7 +146,7 @@ def test_two_models_are_kept_at_most_and_a_resumed_training_finds_its_best(tmp_p
         assert len(list((tmp_path / "best").iterdir())) <= 2
         assert found.model()["w"] == scores.index(max(scores[: step + 1]))
     start = max(saves, default=0)
-    gone_on = Validations(SimpleNamespace(folder=tmp_path), "R@1", start=start)
+    gone_on = ValidationResults(SimpleNamespace(folder=tmp_path), "R@1", start=start)
     if start:
         assert gone_on.model()["w"] == scores.index(max(scores[:start]))
     else:
@@ -158,7 +155,7 @@ def test_two_models_are_kept_at_most_and_a_resumed_training_finds_its_best(tmp_p
 
 def test_the_best_model_is_kept_and_patience_ends_a_training(tmp_path) -> None:
     state = SimpleNamespace(folder=tmp_path)
-    found = Validations(state, "R@1", patience=2)
+    found = ValidationResults(state, "R@1", patience=2)
     assert found.best is None and not found.exhausted
     for step, score in ((5, 0.1), (10, 0.3), (15, 0.3)):
         found.add(step, {"R@1": score}, lambda step=step: {"w": torch.tensor([float(step)])})
@@ -168,7 +165,7 @@ def test_the_best_model_is_kept_and_patience_ends_a_training(tmp_path) -> None:
     assert found.best["step"] == 10, "of equal ones the first"
     assert found.model()["w"] == 10
     assert {path.name for path in (tmp_path / "best").iterdir()} == {"step5.safetensors", "step10.safetensors"}
-    gone_on = Validations(
+    gone_on = ValidationResults(
         state, "R@1", 2, start=10
     )  # killed, and the newest state is that of step 10: 10 is measured again
     assert [line["step"] for line in gone_on.lines] == [5] and gone_on.model()["w"] == 5
@@ -177,7 +174,7 @@ def test_the_best_model_is_kept_and_patience_ends_a_training(tmp_path) -> None:
     found.add(20, {"R@1": 0.2}, lambda: {})
     assert found.exhausted
     (tmp_path / "model").mkdir()
-    assert Validations(state, "R@1").export(tmp_path / "model") == {
+    assert ValidationResults(state, "R@1").export(tmp_path / "model") == {
         "measure": "R@1", "step": 10, "R@1": 0.3, "validations": 4,
     }  # fmt: skip
     assert len((tmp_path / "model" / "validation.jsonl").read_text().splitlines()) == 4

@@ -27,7 +27,8 @@ while [[ $1 != --output ]]; do shift; done
 case $stage in
   baseline | retrieve) made=("$2"/{run.trec,retrieval.json,certificates.parquet}) ;;
   evaluate) made=("$2" "$(dirname "$2")/per_query.parquet") ;;
-  trie | metrics | report | resolve) made=("$2") ;;
+  report) made=("$2" "$(dirname "$2")"/{table.csv,recall.svg}) ;;
+  trie | metrics | resolve) made=("$2") ;;
   *) made=("$2/made") ;;
 esac
 mkdir -p "$(dirname "${made[0]}")"

@@ -1,4 +1,4 @@
-"""Two training processes through Snakemake: ended by SIGTERM and gone on with; validation, adapters and the model card."""
+"""Two training processes through Snakemake: ended by SIGTERM and resumed; validation, adapters and the model card."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_two_processes_are_ended_by_sigterm_go_on_and_make_a_model(workflow_in, 
 
     again = start(workflow, "retrieve")
     assert again.wait(timeout=600) == 0, (tmp_path / "said.log").read_text()[-6000:] + log.read_text()
-    assert "going on from step" in log.read_text()
+    assert "resuming from step" in log.read_text()
     config = json.loads((own / "model" / "config.json").read_text())
     assert config["processes"] == 2 and config["validation"]["step"] in (10, 20, 30)
     lines = [json.loads(line) for line in (own / "model" / "validation.jsonl").read_text().splitlines()]

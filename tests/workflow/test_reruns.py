@@ -1,4 +1,5 @@
-"""The table of changes against rerun stages in docs/reliability.md: every row is done, and Snakemake is asked what it would run.
+"""The table of changes against rerun stages in docs/explanation/reliability.md: every row is done, and Snakemake is asked what
+it would run.
 
 The stages are stand-ins that only make their outputs, since what runs again depends on paths, parameters and times alone;
 `test_tiny_run.py` asks the same of a run of the real stages.
@@ -23,7 +24,7 @@ TINY = "config/tiny.yaml"
 
 def rows() -> list[tuple[str, dict[str, int]]]:
     """(change, {stage: jobs}) of every row of the documentation's table."""
-    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/explanation/reliability.md").read_text(encoding="utf-8")
     table = text.partition("| change | what runs again |\n")[2].partition("\n\n")[0]
     found = []
     for line in table.splitlines()[1:]:

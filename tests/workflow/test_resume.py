@@ -43,7 +43,7 @@ def test_kill_and_resume(folders: Path) -> None:
     again = start(folders, "killed")
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
-    assert "going on from step" in said
+    assert "resuming from step" in said
     assert not state.exists()
     weights = [(folders / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
@@ -68,7 +68,7 @@ def test_sigterm_leaves_with_code_75_and_the_same_weights_in_the_end(folders: Pa
     assert ended.returncode == 75 and "interrupted: ended at step" in said and "Traceback" not in said, said
     again = start(folders, "ended")
     said, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and "going on from step" in said, said
+    assert again.returncode == 0 and "resuming from step" in said, said
     whole = folders / "whole" / "model.safetensors"
     assert whole.exists(), "test_kill_and_resume makes the weights to compare with"
     assert whole.read_bytes() == (folders / "ended" / "model.safetensors").read_bytes()
@@ -82,5 +82,5 @@ def test_a_second_trainer_is_kept_out(folders: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = start(folders, "held")
         said, _ = second.communicate(timeout=300)
-    assert second.returncode == 2 and "another trainer is at work" in said and "Traceback" not in said, said
+    assert second.returncode == 2 and "another training is using" in said and "Traceback" not in said, said
     assert [entry.name for entry in state.iterdir()] == ["lock"] and not (folders / "held").exists()

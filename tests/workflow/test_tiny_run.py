@@ -274,3 +274,16 @@ def test_train_alone_again_ends_in_the_same_runs(workflow, results):
         "retrieve did not run again"
     )
     assert [run.read_bytes() for run in runs] == before
+
+
+def test_snakemakes_report_shows_the_page_the_table_and_the_figure_under_captions(workflow, tmp_path):
+    done = workflow("--report", str(tmp_path / "snakemake.html"), overlays=(TINY,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "snakemake.html").read_text(encoding="utf-8")
+    for name, caption in (
+        ("index", "The whole report on one page"),
+        ("table", "One row per system"),
+        ("recall", "Recall at 1, 5"),
+    ):
+        assert name in text and caption in text
+    assert '"Results"' in text and '"Report"' in text

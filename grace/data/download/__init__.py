@@ -1,12 +1,12 @@
-"""Stage `download`: the files of a public data set, fetched, verified, unpacked.
+"""Stage `download`: fetch, verify and unpack the files of a public data set.
 
-Reads `grace/data/download/sources.csv` and the addresses in it. Writes under the data folder:
+Reads `grace/data/download/sources.csv` and the URLs in it. Writes to the data folder:
 
-- `archives/`: what was fetched, or what you placed there, and `checksums.json` (see `checksums`)
+- `archives/`: the files fetched, or placed there by you, and `checksums.json` (see `checksums`)
 - `{dataset}/`: `dataset_{dataset}.json` and `images/`, which the stage `dataset` reads
-- `{dataset}/download.json`: the receipt: every file with its address, bytes, sha256, licence and terms
+- `{dataset}/download.json`: a receipt with the URL, bytes, sha256, licence and terms of every file
 
-What is already there is counted, not fetched: an archive may be deleted once it is unpacked. Command:
+Unpacked files are counted, not fetched again, so an archive may be deleted once it is unpacked. Command:
 
     python -m grace download coco --data data
 """
@@ -25,16 +25,16 @@ from grace.system.files import check_space, read_json, write_json
 
 RECEIPT = "download.json"
 SLACK = 2
-"""An archive may unpack to this many times the bytes and files that are expected."""
+"""An archive may unpack to at most this many times the expected bytes and files."""
 
 
 def download(
     *, dataset: str, data: Path, sources: Path = SOURCES_FILE, patience: Patience | None = None
 ) -> dict[str, Path]:
-    """Make `{data}/{dataset}/` complete; return the paths of the unpacked files and folders, by their names there.
+    """Complete `{data}/{dataset}/`; return the paths of the unpacked files and folders, by their names there.
 
-    Raises a `GraceError` for an unknown name, a file behind a form that is not placed yet (before anything is fetched), a
-    wrong or unreachable file, a disk too small. A second call fetches nothing.
+    Raises a `GraceError` for an unknown name, a file behind a form that you have not placed yet (before anything is
+    fetched), a wrong or unreachable file, or too little disk space. A second call fetches nothing.
     """
     wanted = sources_of(dataset, sources)
     folder, archives = Path(data) / dataset, Path(data) / "archives"
@@ -63,7 +63,7 @@ def download(
 
 
 def _check_room(missing: list[Source], archives: Path) -> None:
-    """Raise a `GraceError` before the first byte if all that is to be fetched and unpacked together cannot fit on the disk."""
+    """Raise a `GraceError`, before anything is fetched, if the archives and their contents do not fit on the disk."""
     needed = sum(source.unpacked_bytes for source in missing)
     for source in {source.file: source for source in missing}.values():
         target = archives / source.file
@@ -74,16 +74,14 @@ def _check_room(missing: list[Source], archives: Path) -> None:
 
 
 def _fetched(source: Source, archives: Path, patience: Patience | None) -> dict[str, int | str]:
-    """Fetch the archive unless it lies there; a file that lies there is verified, never replaced."""
+    """Fetch the archive unless it exists; an existing file is verified, never replaced."""
     target = archives / source.file
     if not target.exists():
         return fetch(source, target, patience)
     try:
         found = verify(target, source, archives)
     except WrongFile as why:
-        raise GraceError(
-            f"{target} is not the file that is expected: {why}; delete it, and it is fetched again"
-        ) from None
+        raise GraceError(f"{target} is not the expected file: {why}; delete it to have it fetched again") from None
     record(source, found, archives)
     return found
 
@@ -98,21 +96,21 @@ def _unpack(source: Source, archive: Path, folder: Path) -> None:
         size = target.stat().st_size
         if size != source.unpacked_bytes:
             target.unlink()
-            raise GraceError(f"{source.take} in {archive} has {size:,} bytes, {source.unpacked_bytes:,} are expected")
+            raise GraceError(f"{source.take} in {archive} has {size:,} bytes, expected {source.unpacked_bytes:,}")
         return
     unpack_folder(archive, source.take, target, bounds)
 
 
 def _is_complete(folder: Path, source: Source) -> bool:
-    """Whether the unpacked file or folder is there; one that is there but not whole is an error, not overwritten."""
+    """Whether the unpacked file or folder exists; an incomplete one raises a `GraceError` and is not overwritten."""
     target = folder / source.into
     if source.files == 1:
         if not target.exists():
             return False
         if not target.is_file() or target.stat().st_size != source.unpacked_bytes:
             raise GraceError(
-                f"{target} is not the published file of {source.unpacked_bytes:,} bytes; move it away, or give its path "
-                "as dataset.karpathy.json_file with dataset.karpathy.images"
+                f"{target} is not the published file of {source.unpacked_bytes:,} bytes; move it away, or use it by "
+                "setting dataset.karpathy.json_file and dataset.karpathy.images"
             )
         return True
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
@@ -120,18 +118,18 @@ def _is_complete(folder: Path, source: Source) -> bool:
     count = sum(1 for _ in target.glob(source.take)) if target.is_dir() else 0
     if count < source.files:
         raise GraceError(
-            f"{target} holds {count:,} files {source.take}, {source.files:,} are expected; complete or delete it, or give "
-            "its path as dataset.karpathy.images with dataset.karpathy.json_file"
+            f"{target} contains {count:,} files {source.take}, expected {source.files:,}; complete or delete it, or use it "
+            "by setting dataset.karpathy.images and dataset.karpathy.json_file"
         )
     return True
 
 
 def _please_place(source: Source, archives: Path) -> str:
     near = difflib.get_close_matches(source.file, [path.name for path in archives.iterdir()], n=1, cutoff=0.7)
-    hint = f" ({near[0]} lies there: rename it)" if near else ""
+    hint = f" (found {near[0]} there: rename it)" if near else ""
     return (
-        f"{source.file} of {source.dataset} cannot be fetched: fill in the form at {source.form}, put the file to "
-        f"{(archives / source.file).absolute()} and run this again; it is then verified and unpacked{hint}"
+        f"{source.file} of {source.dataset} cannot be fetched automatically: fill in the form at {source.form}, save the "
+        f"file as {(archives / source.file).absolute()} and run this again to verify and unpack it{hint}"
     )
 
 
@@ -140,5 +138,5 @@ def _receipt(folder: Path) -> dict[str, dict]:
         return {}
     found = read_json(folder / RECEIPT, "receipt of the download")
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-        raise GraceError(f"receipt of the download {folder / RECEIPT} is not one; delete it")
+        raise GraceError(f"receipt of the download {folder / RECEIPT} is not valid; delete it")
     return found["files"]

@@ -1,7 +1,7 @@
-"""Sums of downloaded files: checked against what `grace/data/download/sources.csv` says, else against the first download.
+"""Verify downloaded files: against `grace/data/download/sources.csv`, and against their first download.
 
-Reads and writes `{data}/archives/checksums.json`: {file: {bytes, sha256}}. What the table of sources does not know is
-written there when a file first arrives, and enforced from then on. Part of `python -m grace download`.
+Reads and writes `{data}/archives/checksums.json`: {file: {bytes, sha256}}, recorded when a file is first downloaded and
+enforced from then on, since the table of sources does not know every checksum. Part of `python -m grace download`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CHUNK = 1 << 20
 
 
 class WrongFile(Exception):
-    """A file that is not the one that is wanted; the text says how it differs."""
+    """A file that is not the expected one; the message says how it differs."""
 
 
 def verify(path: Path, source: Source, archives: Path) -> dict[str, int | str]:
-    """Check the file `path` against all that is known of `source`; return {bytes, sha256}.
+    """Check the file `path` against everything known about `source`; return {bytes, sha256}.
 
-    Known is what the table of sources says, what `checksums.json` in the folder `archives` recorded, and that an archive
-    is one. Raises `WrongFile` where it differs. Reads the whole file.
+    It must match the table of sources and the record in `archives/checksums.json`, and an archive must be a valid one;
+    else raises `WrongFile`. Reads the whole file.
     """
     size = path.stat().st_size
     recorded = _recorded(archives).get(source.file, {})
@@ -37,9 +37,9 @@ def verify(path: Path, source: Source, archives: Path) -> dict[str, int | str]:
         if expected is not None and size != expected:
             raise WrongFile(f"{size:,} bytes where {by_whom} says {expected:,}")
     if source.file.endswith(".zip") and not zipfile.is_zipfile(path):
-        raise WrongFile("it is no complete ZIP archive")
+        raise WrongFile("it is not a complete ZIP archive")
     if ".tar" in source.file and not _is_tar(path):
-        raise WrongFile("it is no TAR archive")
+        raise WrongFile("it is not a TAR archive")
     sums = digests(path)
     for name, expected, by_whom in (
         ("sha256", source.sha256, "grace/data/download/sources.csv"),
@@ -52,14 +52,14 @@ def verify(path: Path, source: Source, archives: Path) -> dict[str, int | str]:
 
 
 def record(source: Source, found: dict[str, int | str], archives: Path) -> None:
-    """Write down the sum of a verified file, unless it stands there already."""
+    """Record the checksum of a verified file, unless it is recorded already."""
     known = _recorded(archives)
     if source.file not in known:
         write_json(archives / RECORD, {**known, source.file: found})
 
 
 def digests(path: Path) -> dict[str, str]:
-    """sha256 and md5 (hex) of a file, read once."""
+    """sha256 and md5 (hex) of a file, in one pass."""
     sums = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     size = path.stat().st_size
     with (
@@ -79,12 +79,12 @@ def _recorded(archives: Path) -> dict[str, dict]:
         return {}
     known = read_json(path, "record of checksums")
     if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in known.values()):
-        raise GraceError(f"record of checksums {path} must be an object of files; delete it to record anew")
+        raise GraceError(f"record of checksums {path} must be an object of files; delete it to record them again")
     return known
 
 
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
-    except (OSError, EOFError):  # a gzip stream that ends in its header
+    except (OSError, EOFError):  # a gzip stream truncated in its header
         return False

@@ -1,10 +1,10 @@
-"""Where the public data sets are: `grace/data/download/sources.csv`, read and checked.
+"""Where to get the public data sets: `grace/data/download/sources.csv`, read and checked.
 
-One row a file: dataset, file (its name under {data}/archives/), url, mirrors (more addresses, with blanks between them),
-bytes, sha256 and md5 where they are known, take (which members of the archive are wanted, a pattern of base names),
-into (where they go under {data}/{dataset}/: a file for one member, a folder for many), files (how many there are),
-unpacked_bytes (of all of them; exact where files is 1), form (address of a form to fill in, where nobody may fetch the
-file without), licence, terms. Part of `python -m grace download`.
+One row per file: dataset, file (its name under {data}/archives/), url, mirrors (more URLs, separated by spaces), bytes,
+sha256 and md5 where known, take (which members of the archive to unpack, a pattern for base names), into (where they go
+under {data}/{dataset}/: a file for one member, a folder for many), files (how many there are), unpacked_bytes (their total;
+exact if files is 1), form (URL of a form, for a file that may only be had by filling it in), licence, terms. Part of
+`python -m grace download`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DIGEST = {"sha256": re.compile(r"[0-9a-f]{64}"), "md5": re.compile(r"[0-9a-f]{3
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a data set. `size` is None and a sum empty where they are not known."""
+    """One file of a data set. If unknown, `size` is None and a checksum is empty."""
 
     dataset: str
     file: str
@@ -48,7 +48,7 @@ class Source:
 
 
 def read_sources(path: Path | str = SOURCES_FILE) -> list[Source]:
-    """All rows of the table; anything wrong in it is a `GraceError` with the line number."""
+    """All rows of the table; raises a `GraceError` with the line number if anything is wrong."""
     path = need(path, "table of sources")
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -58,17 +58,17 @@ def read_sources(path: Path | str = SOURCES_FILE) -> list[Source]:
 
 
 def sources_of(dataset: str, path: Path | str = SOURCES_FILE) -> list[Source]:
-    """The files of one data set; an unknown name is a `GraceError` that names the nearest known one."""
+    """The files of one data set; raises a `GraceError` that suggests the nearest name if it is unknown."""
     sources = read_sources(path)
     found = [source for source in sources if source.dataset == dataset]
     if not found:
         known = sorted({source.dataset for source in sources})
-        raise GraceError(f"no data set '{dataset}' can be downloaded{did_you_mean(dataset, known)}")
+        raise GraceError(f"data set '{dataset}' cannot be downloaded{did_you_mean(dataset, known)}")
     return found
 
 
 def check_download(config: Config) -> None:
-    """Raise a `GraceError` if the configuration names a data set to download that the table does not have."""
+    """Raise a `GraceError` if the configuration asks to download a data set that is not in the table."""
     if config.dataset.karpathy.download:
         try:
             sources_of(config.dataset.karpathy.download)
@@ -78,7 +78,7 @@ def check_download(config: Config) -> None:
 
 def _source(row: dict[str | None, str], where: str) -> Source:
     if None in row or any(value is None for value in row.values()):
-        raise GraceError(f"{where}: {len(COLUMNS)} fields are expected; quote a field that holds a comma")
+        raise GraceError(f"{where}: expected {len(COLUMNS)} fields; quote fields that contain a comma")
     for name in ("dataset", "file", "take", "into", "licence"):
         if not row[name].strip():
             raise GraceError(f"{where}: {name} is empty")
@@ -88,17 +88,17 @@ def _source(row: dict[str | None, str], where: str) -> Source:
             raise GraceError(f"{where}: {name} {row[name]!r} must be a plain name inside the data folder")
     for name, pattern in _DIGEST.items():
         if row[name] and not pattern.fullmatch(row[name]):
-            raise GraceError(f"{where}: {name} is not a sum of that kind: {row[name]!r}")
+            raise GraceError(f"{where}: {row[name]!r} is not a valid {name}")
     urls = tuple(row["url"].split() + row["mirrors"].split())
     for url in urls:
         if urlsplit(url).scheme not in SCHEMES:
-            raise GraceError(f"{where}: address {url!r} must start with {', '.join(SCHEMES)}")
+            raise GraceError(f"{where}: URL {url!r} must start with {', '.join(SCHEMES)}")
     if bool(urls) == bool(row["form"]):
         raise GraceError(f"{where}: give either url or form")
     numbers = {}
     for name in ("bytes", "files", "unpacked_bytes"):
         if not re.fullmatch(r"\d*", row[name]) or (name != "bytes" and not row[name]):
-            raise GraceError(f"{where}: {name} must be a whole number, not {row[name]!r}")
+            raise GraceError(f"{where}: {name} must be an integer, not {row[name]!r}")
         numbers[name] = int(row[name]) if row[name] else None
     return Source(
         dataset=row["dataset"], file=row["file"], urls=urls, size=numbers["bytes"], sha256=row["sha256"],

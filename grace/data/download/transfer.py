@@ -1,11 +1,11 @@
-"""One file from the first address that gives it: resumed, retried, verified, then renamed.
+"""Fetch one file from the first URL that works: resume, retry, verify, then rename.
 
-Reads addresses (http, https, file; proxies from the environment: http_proxy, https_proxy, no_proxy), writes
-`{target}.part` and `{target}.part.json` (the address and its version, so that a part is never continued with another
-file), and `target` when size and sums are right. Part of `python -m grace download`.
+Reads http, https and file URLs (proxies from the environment: http_proxy, https_proxy, no_proxy). Writes `{target}.part` and
+`{target}.part.json` (the URL and the file's version, so that a partial download is never resumed with a different file),
+and `target` once size and checksums are right. Part of `python -m grace download`.
 
-A broken connection, a timeout and the states 408, 425, 429 and 5xx are tried again, waiting 1, 2, 4, ... seconds (or what
-Retry-After says); as long as bytes arrive this goes on. Anything else, and a wrong file, sends it to the next mirror.
+A broken connection, a timeout and the status codes 408, 425, 429 and 5xx are retried after 1, 2, 4, ... seconds (or as
+Retry-After says), for as long as new bytes arrive. After any other failure, or a wrong file, the next mirror is tried.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from grace.system.files import check_space, read_json, write_json
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 BLOCK = 1 << 18
 RESERVE = 100 << 20
-"""Bytes of the disk that are left free."""
+"""Bytes to leave free on the disk."""
 
 
 class TryAgain(Exception):
-    """The address may give the file later. `wait` is what the server asked for, seconds."""
+    """The URL may work later. `wait`: the seconds that the server asked for."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
@@ -45,12 +45,12 @@ class TryAgain(Exception):
 
 
 class GiveUp(Exception):
-    """The address does not give the file."""
+    """The URL does not provide the file."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try: attempts in a row without a new byte, seconds without an answer, longest wait in seconds."""
+    """How long to try: attempts in a row without a new byte, seconds without a response, longest wait in seconds."""
 
     attempts: int = 6
     timeout: float = 60.0
@@ -59,10 +59,10 @@ class Patience:
 
 
 def fetch(source: Source, target: Path, patience: Patience | None = None) -> dict[str, int | str]:
-    """Make `target` from the addresses of `source`; return its {bytes, sha256}.
+    """Fetch `target` from the URLs of `source`; return its {bytes, sha256}.
 
-    Raises a `GraceError` when the disk is too small, when another process fetches the same file, and when no address
-    gives it; the error says why of each, and the part is kept where it can be continued.
+    Raises a `GraceError` if the disk is too small, if another process is fetching the same file, or if no URL works; the
+    error gives the reason for each, and the partial download is kept if it can be resumed.
     """
     patience = patience or Patience()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,24 +77,24 @@ def fetch(source: Source, target: Path, patience: Patience | None = None) -> dic
                 reasons.append(f"{url}: {why}")
             except WrongFile as why:
                 _forget(part)
-                reasons.append(f"{url}: a wrong file: {why}")
+                reasons.append(f"{url}: wrong file: {why}")
             else:
                 record(source, found, target.parent)
                 part.replace(target)
                 _forget(part)
                 return found
     raise GraceError(
-        f"cannot fetch {source.file} ({'; '.join(reasons)}); try later, or put the file at {target} yourself"
+        f"cannot fetch {source.file} ({'; '.join(reasons)}); try again later, or save the file as {target} yourself"
     )
 
 
 def have_of(target: Path) -> int:
-    """Bytes of `target` that an earlier download left."""
+    """Bytes of `target` that an earlier, partial download has left."""
     return _size(_part(target))
 
 
 def _patiently(url: str, source: Source, part: Path, patience: Patience) -> None:
-    """Call `_once` until the part is whole; raise `GiveUp` after `attempts` times in a row without a new byte."""
+    """Call `_once` until the download is complete; raise `GiveUp` after `attempts` calls in a row without a new byte."""
     failures = 0
     while True:
         before = _size(part)
@@ -105,16 +105,16 @@ def _patiently(url: str, source: Source, part: Path, patience: Patience) -> None
             if failures >= patience.attempts:
                 raise GiveUp(f"{why} ({failures} attempts)") from None
             wait = min(max(why.wait, 2.0 ** (failures - 1)), patience.longest_wait)
-            tqdm.write(f"{url}: {why}; again in {wait:.0f} s", file=sys.stderr)
+            tqdm.write(f"{url}: {why}; retrying in {wait:.0f} s", file=sys.stderr)
             patience.sleep(wait)
 
 
 def _once(url: str, source: Source, part: Path, timeout: float) -> None:
-    """Ask once and append what comes to the part; return when the part is whole."""
+    """Send one request and append the response to the partial download; return when it is complete."""
     have = _resumable(url, source, part)
     if source.size is not None and have == source.size:
         return
-    # what is fetched is kept as it is: no transparent compression, whose length and sum would be others
+    # no transparent compression, which would change length and checksum
     headers = {"User-Agent": "grace-download", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -125,11 +125,11 @@ def _once(url: str, source: Source, part: Path, timeout: float) -> None:
         with build_opener().open(Request(url, headers=headers), timeout=timeout) as answer:
             _receive(url, answer, have, source, part)
     except HTTPError as error:
-        if error.code == 416 and have:  # nothing after these bytes: they are all, or of another file
+        if error.code == 416 and have:  # no bytes follow: the download is complete, or the file has changed
             if _total(error.headers.get("Content-Range", "")) == have:
                 return
             _forget(part)
-            raise TryAgain("the part does not fit the file any more and was deleted") from None
+            raise TryAgain("the partial download no longer matches the file and was deleted") from None
         said = f"HTTP {error.code} {error.reason}"
         if error.code in AGAIN:
             raise TryAgain(said, _seconds(error.headers.get("Retry-After"))) from None
@@ -145,27 +145,27 @@ def _once(url: str, source: Source, part: Path, timeout: float) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise GraceError(
-                f"the disk of {part.parent} is full; make room and run again: {part} is continued"
+                f"the disk of {part.parent} is full; free some space and run again to resume {part}"
             ) from None
         raise
 
 
 def _receive(url: str, answer, have: int, source: Source, part: Path) -> None:
-    """Write an answer's bytes behind the `have` bytes of the part, or from the start where the server ignored Range."""
+    """Append a response's bytes to the `have` bytes of the part, or start over if the server ignored Range."""
     status = getattr(answer, "status", None)
     ranged = status == 206
     if ranged and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         _forget(part)
-        raise TryAgain(f"the server sent another range than asked for ({answer.headers.get('Content-Range')})")
+        raise TryAgain(f"the server sent a different range than requested ({answer.headers.get('Content-Range')})")
     start = have if ranged else 0
     length = answer.headers.get("Content-Length", "")
     total = start + int(length) if length.isdigit() else None
     if source.size is not None and total is not None and total != source.size:
-        raise GiveUp(f"the server announces {total:,} bytes, the file has {source.size:,}")
+        raise GiveUp(f"the server announces {total:,} bytes, but the file has {source.size:,}")
     total = source.size if source.size is not None else total
     check_space(part.parent, (total or 0) - start + source.unpacked_bytes, source.file, RESERVE)
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-    # a weak ETag may name two different files; If-Range does not take it
+    # a weak ETag may stand for two different files; If-Range does not accept it
     write_json(_note(part), {"url": url, "version": "" if version.startswith("W/") else version})
     done = start
     with (
@@ -175,7 +175,7 @@ def _receive(url: str, answer, have: int, source: Source, part: Path) -> None:
         while block := answer.read(BLOCK):
             done += len(block)
             if source.size is not None and done > source.size:
-                raise GiveUp(f"the server sends more than the {source.size:,} bytes of the file")
+                raise GiveUp(f"the server sent more than the file's {source.size:,} bytes")
             file.write(block)
             bar.update(len(block))
     if total is not None and done < total:
@@ -183,12 +183,12 @@ def _receive(url: str, answer, have: int, source: Source, part: Path) -> None:
 
 
 def _resumable(url: str, source: Source, part: Path) -> int:
-    """Bytes of the part that this address may continue; a part that it may not is deleted."""
+    """Bytes of the partial download that this URL can resume from; one that it cannot resume is deleted."""
     have = _size(part)
     if have:
         note = _note(part)
         begun_at = read_json(note, "note of a part").get("url") if note.exists() else None
-        # with a known sum a mirror may continue what another began: a mixture would be found out
+        # with a known checksum a mirror may resume another's download: a mixture would be detected
         if (begun_at != url and not source.sha256) or (source.size is not None and have > source.size):
             _forget(part)
             return 0
@@ -226,11 +226,11 @@ def _forget(part: Path) -> None:
 
 @contextmanager
 def _alone(part: Path):
-    """Hold a lock while the part is written: two downloads into one file would mix."""
+    """Hold a lock while the partial download is written, so that two processes never write to one file."""
     lock = part.with_name(f".{part.name}.lock")
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise GraceError(f"another process is fetching {part}; wait for it") from None
+            raise GraceError(f"another process is fetching {part}; wait for it to finish") from None
         yield

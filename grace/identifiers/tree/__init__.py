@@ -1,4 +1,4 @@
-"""The prefix tree of the gallery's identifiers: construction, file, look-ups, the stage `trie`."""
+"""The prefix tree of the gallery's identifiers: construction, file, lookups, and the stage `trie`."""
 
 from grace.identifiers.tree.stage import trie
 from grace.identifiers.tree.tree import Trie

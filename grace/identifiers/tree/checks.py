@@ -1,4 +1,4 @@
-"""What a set of identifiers must be for a trie: tokens that are token ids, and ends that can be told."""
+"""What a trie requires of a set of identifiers: valid token ids, and unambiguous ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_sequences(flat: np.ndarray, lengths_S: np.ndarray, end: int | None) ->
         raise GraceError("a token id of an identifier is negative or too large")
     if end is not None and (flat == end).any():
         row = int(np.searchsorted(np.cumsum(lengths_S), (flat == end).argmax(), side="right"))
-        raise GraceError(f"identifier {row} holds the end token {end}, which may only close an identifier")
+        raise GraceError(f"identifier {row} contains the end token {end}, which is only allowed at the end")
 
 
 def check_prefix_free(flat: np.ndarray, lengths_S: np.ndarray, nodes, images: np.ndarray, image_ids) -> None:
@@ -25,6 +25,6 @@ def check_prefix_free(flat: np.ndarray, lengths_S: np.ndarray, nodes, images: np
         start = int(lengths_S[:at].sum())
         prefix = flat[start : start + lengths_S[at]].tolist()
         raise GraceError(
-            f"identifiers are not prefix-free: {prefix} (image {image_ids[int(images[at])]}) is the beginning of "
-            "another, and no end token closes them"
+            f"identifiers are not prefix-free: {prefix} (image {image_ids[int(images[at])]}) is a prefix of "
+            "another, and there is no end token"
         )

@@ -1,4 +1,4 @@
-"""The names of a trie's images, millions of them in two arrays that can be mapped into memory."""
+"""The names of a trie's images, stored in two arrays that can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Names:
-    """Names as UTF-8 bytes and offsets: millions of them are mapped into memory, and one is decoded when asked for."""
+    """Names as UTF-8 bytes and offsets: millions can be memory-mapped, and each is decoded on access."""
 
     def __init__(self, encoded: Tensor, first: Tensor) -> None:
         """`encoded` uint8 [bytes]; name n is encoded[first[n] .. first[n + 1]], first int64 [names + 1]."""
@@ -33,7 +33,7 @@ class Names:
         return self.encoded[begin:end].numpy().tobytes().decode("utf-8")
 
     def ranks(self) -> np.ndarray:
-        """The place of every name among all names in sorted order, int64 [names]. UTF-8 bytes sort as the text does."""
+        """The rank of every name in sorted order, int64 [names]. UTF-8 bytes sort like the text."""
         content, bounds = self.encoded.cpu().numpy().tobytes(), self.first.tolist()
         names = [content[begin:end] for begin, end in pairwise(bounds)]
         ranks = np.arange(len(names))

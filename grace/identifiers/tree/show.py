@@ -1,4 +1,4 @@
-"""A look into a trie, for people: what stands below the beginning of an identifier.
+"""Print what is below a prefix of an identifier in a trie.
 
 Reads the trie, the identifiers folder and the tokenizer folder; prints a table.
 
@@ -26,13 +26,13 @@ from grace.identifiers.tree.file import open_trie
 from grace.identifiers.tree.tree import Trie
 from grace.system.errors import GraceError, did_you_mean
 
-MOST = 8  # images named in a line
+MOST = 8  # images listed in a row
 
 
 def show(
     *, prefix: str, trie: Path, identifiers: Path, tokenizer: Path, rows: int = 50, console: Console | None = None
 ) -> None:
-    """Print the children of the node that the text `prefix` leads to: token, identifiers and images below each."""
+    """Print the children of the node at `prefix`: token, number of identifiers, and images below each."""
     tree, assigned, words = open_trie(trie), load_identifiers(identifiers), read_tokenizer(tokenizer)
     tree.check(assigned)
     tokens = prefix_tokens(prefix, assigned, words)
@@ -40,8 +40,9 @@ def show(
     if node is None:
         reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
         raise GraceError(
-            f"the tokens of {prefix!r} begin no identifier of the gallery: the trie goes with them for {reached} of "
-            f"{len(tokens)} tokens ({token_texts(tokens[:reached], assigned, words) or 'the root'}); end where a token ends"
+            f"no identifier in the gallery starts with the tokens of {prefix!r}: only the first {reached} of {len(tokens)} are "
+            f"in the trie ({token_texts(tokens[:reached], assigned, words) or 'the root'}); a prefix must end at the end of "
+            "a token"
         )
     console = console or Console()
     labels, children = tree.children(node)
@@ -58,11 +59,11 @@ def show(
         table.add_row(str(label), escape(token_texts([label], assigned, words)), str(len(leaves)), escape(named))
     console.print(table)
     if len(labels) > rows:
-        console.print(f"and {len(labels) - rows} more children; --rows shows more")
+        console.print(f"and {len(labels) - rows} more children; use --rows to show more")
 
 
 def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:
-    """Token ids of the beginning of an identifier's text."""
+    """Token ids of a prefix of an identifier's text."""
     if not prefix.strip():
         return []
     if assigned.scheme == "atomic":
@@ -74,7 +75,7 @@ def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:
     number = {name: len(words) + place for place, name in enumerate(assigned.new_tokens)}
     names = re.findall(r"<[^<>]*>", prefix)
     if "".join(names) != re.sub(r"\s", "", prefix):
-        raise GraceError(f"{prefix!r} is no row of tokens such as {''.join(assigned.new_tokens[:1])}")
+        raise GraceError(f"{prefix!r} is not a sequence of tokens such as {''.join(assigned.new_tokens[:1])}")
     for name in names:
         if name not in number:
             raise GraceError(f"no token {name!r} in these identifiers{did_you_mean(name, number)}")
@@ -82,7 +83,7 @@ def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:
 
 
 def token_texts(tokens: list[int], assigned: IdentifierTables, words) -> str:
-    """Text of token ids, new tokens by their names."""
+    """The text of token ids, with new tokens by name."""
     if assigned.scheme == "atomic":
         return " ".join(map(str, tokens))
     if assigned.new_tokens:
@@ -92,7 +93,7 @@ def token_texts(tokens: list[int], assigned: IdentifierTables, words) -> str:
 
 
 def leaves_below(tree: Trie, nodes: list[int]) -> list[list[int]]:
-    """Leaf numbers below each node. The nodes of one depth below a node are one range, so this walks levels, not nodes."""
+    """Leaf numbers below each node. A node's descendants at one depth form a range, so this walks levels, not nodes."""
     out = []
     for node in nodes:
         begin, end, leaves = node, node + 1, []

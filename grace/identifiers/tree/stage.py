@@ -1,6 +1,6 @@
-"""The stage `trie`: the prefix tree of the gallery, images of the split test alone.
+"""The stage `trie`: the prefix tree of the gallery, that is, of the test split only.
 
-Reads the folder of `identifiers` and the tokenizer's end token; writes `trie.safetensors`.
+Reads the identifiers folder and the tokenizer's end token; writes `trie.safetensors`.
 
     python -m grace trie --identifiers DIR --tokenizer DIR --output FILE
 """
@@ -24,13 +24,13 @@ def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
     tables = load_identifiers(identifiers)
     rows = tables.of_split("test")
     if not len(rows):
-        raise GraceError(f"identifiers {identifiers} hold no image of the split test; run identifiers again")
+        raise GraceError(f"identifiers {identifiers} contain no image of the split test; run identifiers again")
     end = None if tables.scheme == "atomic" else end_token_id(read_tokenizer(tokenizer))
     save_trie(tree_of(rows, end), output, fingerprint=tables.fingerprint)
 
 
 def tree_of(rows: pd.DataFrame, end: int | None) -> Trie:
-    """The tree of some rows of an identifier table; `end` is the end token, None where the scheme has none (atomic)."""
+    """The tree of some rows of an identifier table; `end` is the end token, or None if the scheme has none (atomic)."""
     image_ids = rows["image_id"].unique().tolist()
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     flat, lengths = flatten(rows["tokens"])

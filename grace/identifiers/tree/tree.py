@@ -1,9 +1,9 @@
-"""The prefix tree of a set of identifiers: level-order arrays that a search walks on any device.
+"""The prefix tree of a set of identifiers: level-order arrays that a search can walk on any device.
 
 Nodes are numbered level by level, the root is 0, and the children of node n are the nodes `first[n] .. first[n + 1]` in
-the order of their labels, so a node is one integer and no dictionary is ever built. The end token that closes every
-identifier is not stored: a node where an identifier ends is a leaf node, and one identifier may be the beginning of
-another. Made by `grace.identifiers.tree.stage`, read by `grace.retrieval` and by `python -m grace trie show`.
+the order of their labels, so a node is one integer and no dictionary is needed. The end token of every identifier is not
+stored: a node where an identifier ends is a leaf node, and one identifier may be a prefix of another. Written by
+`grace.identifiers.tree.stage`, read by `grace.retrieval` and by `python -m grace trie show`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ ARRAYS = ("labels", "first", "leaf_nodes", "leaf_first", "leaf_images")
 class Trie:
     """A prefix tree; its tensors live on one device.
 
-    labels [nodes]: token of the edge into the node; int16 that holds an unsigned number where every token is below
-    65,536, else int32 (`tokens_into` reads either). first [inner + 1], int32: the children of node n are the nodes
+    labels [nodes]: token of the edge into the node; int16 with the bits of a uint16 if every token is below 65,536, else
+    int32 (`tokens_into` reads either). first [inner + 1], int32: the children of node n are the nodes
     first[n] .. first[n + 1]; nodes of the last level, numbered from `inner` on, have none. levels (depth + 2 numbers):
     the nodes at depth d are levels[d] .. levels[d + 1].
 
-    The leaf map, int32: leaf l is the node leaf_nodes[l] (rising; empty if the leaves are the nodes of the last level,
-    in their order), and its images are leaf_images[leaf_first[l] .. leaf_first[l + 1]], rows of image_ids (leaf_first is
-    empty if every leaf has one image).
+    The leaf map, int32: leaf l is the node leaf_nodes[l] (increasing; empty if the leaves are exactly the nodes of the last
+    level), and its images are leaf_images[leaf_first[l] .. leaf_first[l + 1]], rows of image_ids (leaf_first is empty if
+    every leaf has one image).
 
-    depth: tokens of the longest identifier without its end. end: the token that closes every identifier, or None where
-    the last token does (then the set is prefix-free). fan_out[d]: most children of a node at depth d < depth.
-    fingerprint: of the identifier table that the tree is from ("": none).
+    depth: tokens of the longest identifier without the end token. end: the token after every identifier, or None if there is
+    none (then the set is prefix-free). fan_out[d]: largest number of children of a node at depth d < depth. fingerprint: that
+    of the identifier table from which the tree was built ("": none).
     """
 
     labels: Tensor
@@ -63,11 +63,10 @@ class Trie:
         cls, sequences: Sequence[Sequence[int]], images: Sequence[int] | np.ndarray, image_ids: Sequence[str],
         end: int | None,
     ) -> Trie:  # fmt: skip
-        """Build the tree of `sequences` (token ids without the end token); sequence i is of image image_ids[images[i]].
+        """Build the tree of `sequences` (token ids without the end token); sequence i is for image image_ids[images[i]].
 
-        The same sequence may come with several images and an image with several sequences. Raises `GraceError` for an
-        empty sequence, a negative token, the end token inside a sequence, and, where `end` is None, a sequence that
-        another one begins with.
+        A sequence may have several images and an image several sequences. Raises `GraceError` for an empty sequence, a
+        negative token, the end token inside a sequence, and, if `end` is None, a sequence that is a prefix of another.
         """
         flat, lengths_S = flatten(sequences)
         return cls.from_arrays(flat, lengths_S, images, image_ids, end)
@@ -77,11 +76,11 @@ class Trie:
         cls, flat: np.ndarray, lengths_S: np.ndarray, images: Sequence[int] | np.ndarray,
         image_ids: Sequence[str] | Names, end: int | None,
     ) -> Trie:  # fmt: skip
-        """`build` for sequences that are one array already: all their tokens, and their lengths (int [S])."""
+        """Like `build`, for sequences given as one array of all tokens and their lengths (int [S])."""
         images = np.asarray(images)
         if not len(lengths_S) or len(images) != len(lengths_S):
             raise GraceError(
-                f"a trie needs an image for every sequence, and one sequence at least: got {len(lengths_S)} sequences "
+                f"a trie needs at least one sequence and an image for every sequence: got {len(lengths_S)} sequences "
                 f"and {len(images)} images"
             )
         if images.min() < 0 or images.max() >= len(image_ids):
@@ -124,7 +123,7 @@ class Trie:
     def to(self, device: torch.device | str) -> Trie:
         """The same tree with its tensors on `device`.
 
-        What a search asks of the tree's shape is counted here, on the host, so that no search has to wait for the device.
+        The counts that a search needs are computed here, on the host, so that no search has to wait for the device.
         """
         moved = dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in ARRAYS})
         if moved.device != self.device:
@@ -159,7 +158,7 @@ class Trie:
         return node
 
     def find(self, tokens_NL: Tensor) -> Tensor:
-        """The nodes that N sequences lead to from the root: int64 [N], -1 for those that are not in the tree.
+        """The nodes that N sequences lead to from the root: int64 [N], -1 for sequences that are not in the tree.
 
         `tokens_NL`: int64 [N, L] on the tree's device, -1 after the last token of a sequence.
         """
@@ -171,7 +170,8 @@ class Trie:
             low, stop = self.first[parents].long(), self.first[parents + 1].long()
             stop = torch.where(nodes < inner, stop, low)  # nodes of the last level have no children
             high = stop
-            for _ in range(max(self.fan_out).bit_length()):  # the first child whose label is not smaller
+            # binary search for the first child whose label is not smaller
+            for _ in range(max(self.fan_out).bit_length()):
                 middle = (low + high) // 2
                 smaller = (self.tokens_into(middle.clamp(max=self.nodes - 1)) < tokens) & (low < high)
                 low, high = torch.where(smaller, middle + 1, low), torch.where(smaller, high, middle)
@@ -182,7 +182,7 @@ class Trie:
     def paths(self, nodes: Tensor) -> Tensor:
         """The tokens that lead to `nodes` (int64 [...]): int64 [..., depth], -1 after the last."""
         bounds = torch.tensor(self.levels[1:], device=nodes.device)
-        left = torch.bucketize(nodes, bounds, right=True)  # tokens still to be read: the depth of the node
+        left = torch.bucketize(nodes, bounds, right=True)  # tokens still to read: the depth of the node
         out = torch.full((*nodes.shape, self.depth), -1, dtype=torch.long, device=nodes.device)
         for place in reversed(range(self.depth)):
             here = left > place
@@ -197,7 +197,7 @@ class Trie:
 
     @cached_property
     def is_leaf(self) -> Tensor:
-        """Whether an identifier ends in a node, bool [nodes]; derived where lengths differ, empty where they do not."""
+        """Whether an identifier ends at a node, bool [nodes]; empty if all identifiers have the same length."""
         flags = torch.zeros(0 if self.uniform else self.nodes, dtype=torch.bool, device=self.device)
         flags[self.leaf_nodes.long()] = True
         return flags
@@ -211,14 +211,14 @@ class Trie:
         return tuple(int(number) for number in np.diff(cuts))
 
     def leaf_numbers(self, nodes: Tensor) -> Tensor:
-        """Leaf numbers of leaf nodes (int64, any shape): int64; what it says of other nodes means nothing."""
+        """Leaf numbers of leaf nodes (int64, any shape): int64; undefined for other nodes."""
         if self.uniform:
             return nodes - self.levels[-2]
         return torch.searchsorted(self.leaf_nodes, nodes.int())
 
     @cached_property
     def leaf_ranks(self) -> Tensor:
-        """The place of every leaf in the order that breaks ties: by the first id among its images, then by its number; int64."""
+        """The rank of every leaf in the order that breaks ties, int64: by the first id of its images, then by its number."""
         ranks = self.image_ids.ranks()[self.leaf_images.cpu().numpy()]
         if len(self.leaf_first):
             ranks = np.minimum.reduceat(ranks, self.leaf_first[:-1].cpu().numpy())
@@ -227,7 +227,7 @@ class Trie:
         return torch.from_numpy(places).to(self.device)
 
     def leaf_order(self, nodes: Tensor) -> Tensor:
-        """The `leaf_ranks` of leaf nodes (int64, any shape): int64; what it says of other nodes means nothing."""
+        """The `leaf_ranks` of leaf nodes (int64, any shape): int64; undefined for other nodes."""
         return self.leaf_ranks[self.leaf_numbers(nodes).clamp(0, self.leaves - 1)]
 
     def nodes_of(self, leaves: Tensor) -> Tensor:
@@ -235,18 +235,18 @@ class Trie:
         return leaves + self.levels[-2] if self.uniform else self.leaf_nodes[leaves].long()
 
     def leaves_before(self, nodes: Tensor) -> Tensor:
-        """How many leaves have a number below that of `nodes` (int64, any shape, up to `nodes`): int64."""
+        """How many leaves have a node number below each of `nodes` (int64, any shape, up to the number of nodes): int64."""
         if self.uniform:
             return (nodes - self.levels[-2]).clamp(min=0)
         return torch.searchsorted(self.leaf_nodes, nodes.int())
 
     @cached_property
     def most_leaves(self) -> tuple[np.ndarray, ...]:
-        """For each depth 0 .. depth: the number of leaves at or below each node, most first, int64 [nodes of the depth]."""
+        """For each depth 0 .. depth: the number of leaves at or below each node, in descending order, int64."""
         first, out = self.first.cpu().numpy().astype(np.int64), []
         ends = np.zeros(self.nodes, dtype=np.int64)
         ends[self.nodes_of(torch.arange(self.leaves, device=self.device)).cpu().numpy()] = 1
-        below = np.zeros(1, dtype=np.int64)  # the sums of the numbers of the next level's nodes, from its first node on
+        below = np.zeros(1, dtype=np.int64)  # cumulative sums over the next level's nodes
         for start, stop in reversed(list(pairwise(self.levels))):
             numbers = ends[start:stop]
             if stop < self.nodes:
@@ -257,7 +257,7 @@ class Trie:
         return tuple(reversed(out))
 
     def image_rows(self, leaf: int) -> list[int]:
-        """Rows of image_ids of leaf number `leaf`, rising."""
+        """Rows of image_ids of leaf number `leaf`, in increasing order."""
         begin, end = self.leaf_first[leaf : leaf + 2].tolist() if len(self.leaf_first) else (leaf, leaf + 1)
         return self.leaf_images[begin:end].tolist()
 
@@ -266,19 +266,19 @@ class Trie:
         return [self.image_ids[row] for row in self.image_rows(leaf)]
 
     def images_at(self, node: int) -> list[str]:
-        """Ids of the images of a leaf node; of any other node: none."""
+        """Ids of the images of a leaf node; empty for any other node."""
         if not (node >= self.levels[-2] if self.uniform else bool(self.is_leaf[node])):
             return []
         return self.images_at_leaf(int(self.leaf_numbers(torch.tensor(node, device=self.device))))
 
     def images_of(self, identifier: Sequence[int]) -> list[str]:
-        """Ids of the images whose identifier, without its end token, is `identifier`; none: it is not in the tree."""
+        """Ids of the images whose identifier, without its end token, is `identifier`; empty if it is not in the tree."""
         node = self.walk(identifier)
         return [] if node is None else self.images_at(node)
 
     def check(self, identifiers: IdentifierTables) -> None:
-        """Raise a `GraceError` if the tree was built from another table than that of `identifiers`."""
+        """Raise a `GraceError` if the tree was built from a different table than that of `identifiers`."""
         if identifiers.fingerprint != self.fingerprint:
             raise GraceError(
-                f"the trie was built from another identifier table than that of {identifiers.folder}; run trie again"
+                f"the trie was built from a different identifier table than that of {identifiers.folder}; run trie again"
             )

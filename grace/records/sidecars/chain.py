@@ -1,7 +1,7 @@
-"""`python -m grace provenance FILE`: how a file was made, back to the sources.
+"""`python -m grace provenance FILE`: show how a file was made, back to the sources.
 
-Reads the sidecars of FILE, of its inputs, of theirs and so on; writes nothing. A file that several stages read is told in full
-once.
+Reads the sidecars of FILE, of its inputs, of their inputs and so on; writes nothing. A file read by several stages is shown
+in full only once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ SHOWN_VERSIONS = ("grace", "python", "torch", "deepspeed")
 
 
 def chain(path: Path) -> Iterator[str]:
-    """Lines of text: the making of `path`, its inputs indented below it."""
+    """Yield lines of text: how `path` was made, with its inputs indented below it."""
     need(path, "file")
     sidecar = find_sidecar(path)
     if sidecar is None:
-        raise GraceError(f"{path} has no provenance record beside it or in a folder above; no stage recorded making it")
+        raise GraceError(
+            f"{path} has no provenance record, neither beside it nor in a parent folder; no stage recorded writing it"
+        )
     yield from _told(output_of(sidecar), "", set())
 
 
@@ -41,7 +43,7 @@ def _told(output: Path, indent: str, told: set[Path]) -> Iterator[str]:
         if sidecar_of(path).is_file():
             now = recorded_digest(path, read_sidecar(sidecar_of(path)))
             if now != entry["sha256"]:
-                yield f"{indent}  {name} <- {path} sha256 {entry['sha256'][:16]}: made again since, the one read is gone"
+                yield f"{indent}  {name} <- {path} sha256 {entry['sha256'][:16]}: made again since; the version read is gone"
                 continue
             yield f"{indent}  {name} <-"
             yield from _told(path, indent + "    ", told)

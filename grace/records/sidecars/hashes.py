@@ -1,8 +1,8 @@
-"""Hashes of files and folders: what the sidecars compare.
+"""Hashes of files and folders, which the sidecars record and compare.
 
-A manifest is {path inside the folder, with slashes: {"sha256", "bytes", "mtime_ns"}}; of a single file it has one entry, the
-file's name. Size and time are kept so that a file which has both as before need not be read again by the next stage;
-`python -m grace verify` reads everything.
+A manifest is {path inside the folder, with slashes: {"sha256", "bytes", "mtime_ns"}}; for a single file it has one entry, the
+file's name. With the size and mtime, the next stage need not read an unchanged file again; `python -m grace verify` reads
+everything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from grace.system.errors import GraceError
 
 FOLDER_SIDECAR = "provenance.json"
-# Not content: the record itself, and Snakemake's mark of time in a folder that is an output.
+# Not content: the record itself, and Snakemake's timestamp in an output folder.
 IGNORED = {FOLDER_SIDECAR, ".snakemake_timestamp"}
 
 Manifest = dict[str, dict[str, Any]]
@@ -26,7 +26,7 @@ Manifest = dict[str, dict[str, Any]]
 def manifest(path: Path, known: Mapping[str, Any] | None = None, files: Iterable[str] | None = None) -> Manifest:
     """Hash the file `path`, or every file of the folder `path` (only `files` of it, if given).
 
-    A file whose size and time are those of its entry in `known` is taken to be unchanged.
+    A file with the same size and mtime as its entry in `known` is assumed to be unchanged.
     """
     if path.is_dir():
         names = sorted(files) if files is not None else sorted(_names(path))
@@ -42,7 +42,7 @@ def manifest(path: Path, known: Mapping[str, Any] | None = None, files: Iterable
 
 
 def digest(entries: Manifest, folder: bool) -> str:
-    """One sha256 (hex) of a manifest: a file's own, or that of a folder's sorted lines `sha256  name`."""
+    """One sha256 (hex) for a manifest: the file's own or, for a folder, that of its sorted lines `sha256  name`."""
     if not folder:
         return next(iter(entries.values()))["sha256"]
     lines = "".join(f"{entry['sha256']}  {name}\n" for name, entry in sorted(entries.items()))
@@ -50,7 +50,7 @@ def digest(entries: Manifest, folder: bool) -> str:
 
 
 def differences(recorded: Manifest, found: Manifest) -> dict[str, str]:
-    """{name: "changed", "missing" or "added"} of every file that is not as recorded."""
+    """{name: "changed", "missing" or "added"} for every file that differs from its record."""
     out = {name: "missing" for name in recorded.keys() - found.keys()}
     out |= {name: "added" for name in found.keys() - recorded.keys()}
     common = recorded.keys() & found.keys()
@@ -76,4 +76,4 @@ def _entry(path: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
                 "mtime_ns": status.st_mtime_ns,
             }
     except FileNotFoundError:
-        raise GraceError(f"{path} is missing, or was deleted while it was read; make it again") from None
+        raise GraceError(f"{path} is missing, or was deleted while being read; make it again") from None

@@ -1,9 +1,10 @@
-"""The last good output of a stage, kept until the stage has made a new one.
+"""Keep the last good output of a stage until the stage has written a new one.
 
-Snakemake deletes a job's outputs before it starts and when it fails. So when a run starts, every output that it is going to make
-again gets a second name, `.NAME.last` beside it: hard links. They cost no space until Snakemake deletes the first name; from then
-on the old output takes its space until the new one is complete. A stage that succeeds removes it; at the end
-of the run what was deleted and not made again gets its old name back. A run that was killed leaves the second name to the next.
+Snakemake deletes a job's outputs before the job starts and when it fails. So when a run starts, every output that will be
+remade gets a second name, `.NAME.last` beside it, by hard links. They take no extra space until Snakemake deletes the first
+name; then the old output occupies its space until the new one is complete. A stage that succeeds removes the second name; at
+the end of the run, outputs that were deleted but not remade get their name back. If a run is killed, the second name is left
+for the next run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from grace.system.errors import GraceError
 
 
 def set_aside(outputs: Iterable[Path | str]) -> None:
-    """Give every one of `outputs` that exists its second name; what has one and is missing keeps it."""
+    """Give each existing output its second name; a missing output keeps the second name it has."""
     for output in map(Path, outputs):
         for path in _with_sidecar(output):
             if os.path.lexists(path):
@@ -26,11 +27,11 @@ def set_aside(outputs: Iterable[Path | str]) -> None:
                     _remove(_second(path))
                     _link(path, _second(path))
                 except OSError as error:
-                    raise GraceError(f"{path} cannot be kept until it is made again: {error.strerror}") from None
+                    raise GraceError(f"cannot keep a copy of {path} while it is made again: {error.strerror}") from None
 
 
 def put_back(output: Path | str) -> bool:
-    """Give `output` its name back if it was deleted, else drop its second name; whether it was given back."""
+    """Restore `output` from its second name if it was deleted, else drop the second name; return whether restored."""
     output = Path(output)
     restored = not os.path.lexists(output) and os.path.lexists(_second(output))
     for path in _with_sidecar(output):
@@ -43,7 +44,7 @@ def put_back(output: Path | str) -> bool:
 
 
 def forget(output: Path | str) -> None:
-    """Drop the second name of `output`, which was made again."""
+    """Drop the second name of `output` after it was made again."""
     for path in _with_sidecar(Path(output)):
         _remove(_second(path))
 
@@ -53,14 +54,14 @@ def _second(path: Path) -> Path:
 
 
 def _with_sidecar(output: Path) -> list[Path]:
-    """A file's record lies beside it, and is deleted by the stage that makes the file again; a folder's lies inside."""
+    """The output and, for a file, the record beside it, which the stage deletes; a folder's record is inside it."""
     if output.is_dir() or _second(output).is_dir():
         return [output]
     return [output, output.with_name(f"{output.name}.{FOLDER_SIDECAR}")]
 
 
 def _link(path: Path, second: Path) -> None:
-    """Hard-link a file, or all files of a folder; where the file system has no hard links, move it instead."""
+    """Hard-link a file, or all files of a folder; move it if the file system does not support hard links."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, second, symlinks=True, copy_function=os.link)

@@ -1,7 +1,7 @@
-"""Recording a stage: its inputs are checked and hashed before it works, its outputs after, and sidecars are written.
+"""Record a stage: check and hash its inputs before it runs and its outputs afterwards, and write sidecars.
 
-An input with a sidecar must still be what its stage wrote: an output edited by hand is refused, in words, by the first stage
-that reads it. A stage that fails leaves no sidecar. Of a distributed run the first process records.
+An input with a sidecar must still be what its stage wrote: an output edited by hand is refused by the first stage that reads
+it. A stage that fails leaves no sidecar. In a distributed run only the first process records.
 
     with recorded("trie", reads={"identifiers": identifiers}, writes=[output], settings={}) as record: ...
 """
@@ -34,9 +34,9 @@ class Record:
         self.inputs: dict[str, tuple[Path, Manifest, bool, bool]] = {}
 
     def add(self, name: str, path: Path, files: Sequence[str] | None = None) -> None:
-        """Hash an input (of a folder only `files`, if given); raise a `GraceError` if it was edited by hand."""
+        """Hash an input (for a folder only `files`, if given); raise a `GraceError` if it was edited by hand."""
         if not path.exists():
-            return  # the stage itself says what it lacks, in its own words
+            return  # the stage itself reports missing inputs
         sidecar = sidecar_of(path)
         made = sidecar.is_file()
         if made:
@@ -45,14 +45,14 @@ class Record:
             for file, what in differences(record["outputs"], found).items():
                 raise GraceError(
                     f"{path / file if path.is_dir() else path} was {what} after the stage {record['stage']} wrote it; "
-                    f"delete {path} to have it made again, or {sidecar} to take it as it is"
+                    f"delete {path} to have it made again, or {sidecar} to accept it as it is"
                 )
         else:
             found = manifest(path, files=files)
         self.inputs[name] = (path, found, path.is_dir(), made)
 
     def add_photos(self, dataset: Path) -> None:
-        """Check that the photos which the stage `dataset` looked at are still what they were, if it recorded any."""
+        """Check that the photos read by the stage `dataset` have not changed since, if it recorded any."""
         sidecar = sidecar_of(dataset)
         photos = read_sidecar(sidecar)["inputs"].get("images") if sidecar.is_file() else None
         if photos is None:
@@ -61,22 +61,20 @@ class Record:
         found = manifest(folder, known=photos["files"], files=list(photos["files"]))
         for file in differences(photos["files"], found):
             raise GraceError(
-                f"photo {folder / file} was changed after the stage dataset read it; put the old one back, or run "
-                f"`snakemake --cores all -R dataset` to begin again with the new one"
+                f"photo {folder / file} was changed after the stage dataset read it; restore the old one, or run "
+                f"`snakemake --cores all -R dataset` to start over with the new one"
             )
         self.inputs["images"] = (folder, found, True, False)
 
     def still_there(self) -> None:
-        """Raise a `GraceError` if an input was written to while the stage read it."""
+        """Raise a `GraceError` if an input was changed while the stage read it."""
         for path, before, folder, _ in self.inputs.values():
             after = manifest(path, known=before, files=list(before) if folder else None)
             for file in differences(before, after):
-                raise GraceError(
-                    f"{path / file if folder else path} was changed while it was read; run the stage again"
-                )
+                raise GraceError(f"{path / file if folder else path} was changed while being read; run the stage again")
 
     def stated(self, sidecar: Path) -> dict[str, Any]:
-        """The inputs as a sidecar states them; those that no stage made with the hashes of their files."""
+        """The inputs in the form of a sidecar; sources, which no stage made, with the hashes of their files."""
         out = {}
         for name, (path, found, folder, made) in self.inputs.items():
             out[name] = {"path": seen_from(sidecar, path), "sha256": digest(found, folder)}
@@ -105,7 +103,7 @@ def recorded(
     seed: int | None = None,
     photos_of: Path | None = None,
 ) -> Iterator[Record]:
-    """Record the stage that runs inside: `writes` are its outputs, `photos_of` is the dataset whose photos it reads."""
+    """Record the stage that runs in the context: `writes` are its outputs, `photos_of` the dataset whose photos it reads."""
     record = Record()
     if int(os.environ.get("RANK", 0)) != 0:
         yield record
@@ -118,7 +116,7 @@ def recorded(
         record.add_photos(Path(photos_of))
     for output in map(Path, writes):
         remove_leftovers(output)
-        if not output.is_dir():  # of an output that is about to be made anew, the old record is wrong
+        if not output.is_dir():  # the old record is wrong once its output is remade
             sidecar_of(output).unlink(missing_ok=True)
     token = _current.set(record)
     try:
@@ -147,7 +145,7 @@ def recorded(
 
 
 def _named_files(settings: Any, name: str = "") -> dict[str, Path]:
-    """Files that settings name, by key: a table of pseudo-queries, weights to start from, a local model."""
+    """Files that the settings refer to, by key: a table of pseudo-queries, weights to start from, a local model."""
     if isinstance(settings, dict):
         found: dict[str, Path] = {}
         for key, value in settings.items():

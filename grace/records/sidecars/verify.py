@@ -1,7 +1,7 @@
-"""`python -m grace verify results/`: hash every recorded file again, and name what is not as its stage wrote it.
+"""`python -m grace verify results/`: hash every recorded file again, and report whatever differs from its record.
 
-Reads all sidecars of a folder and all that they speak of, whole; writes nothing. Told are: outputs that were changed, deleted
-or added to; outputs without a record; inputs that were made again, or sources that were changed, after a stage read them.
+Reads all sidecars in a folder and every file they refer to; writes nothing. Reports outputs that were changed, deleted or
+added to; outputs without a record; and inputs remade, or sources changed, after a stage read them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from grace.records.sidecars.sidecar import (
 from grace.system.errors import GraceError
 from grace.system.files import MARKER, need
 
-# Not results: what jobs said, how long they took, what an unfinished training goes on from.
+# Not results: logs and times of jobs, and states that an unfinished training resumes from.
 UNRECORDED = ("logs", "benchmarks")
 STATES = ("training_state", "captioner_state")
 
 
 def verify(results: Path) -> tuple[int, list[str]]:
-    """(number of files that were hashed, sentences about what is wrong) of a folder of results."""
-    need(results, "folder of results")
+    """(number of files hashed, list of problems) for a results folder."""
+    need(results, "results folder")
     sidecars = sorted(
         path for path in results.rglob("*") if is_sidecar(path) and path.is_file() and not is_set_aside(path)
     )
     if not sidecars:
-        raise GraceError(f"{results} holds no provenance record; it is no folder of results, or of an older version")
+        raise GraceError(
+            f"{results} contains no provenance records; it is not a results folder, or was made by an older version"
+        )
     hashed, problems, covered = 0, [], set()
     for sidecar in sidecars:
         record, output = read_sidecar(sidecar), output_of(sidecar)

@@ -1,7 +1,7 @@
-"""The configuration: pydantic models that are the one truth for every key, its default, its unit and its meaning.
+"""The configuration: pydantic models are the single source for every key, its default, its unit and its meaning.
 
 `config.yaml` (commented defaults) and `config/schema.json` are generated from these models by `python -m grace config`;
-a test fails when they drift. Every stage reads one section, its *slice*, and is rerun only when its slice changes.
+a test fails if they differ. Every stage reads one section, its *slice*, and is only rerun when its slice changes.
 """
 
 from __future__ import annotations
@@ -80,21 +80,21 @@ PROJECT = (
     "tests",
     "tools",
 )
-"""Folders of the project, which no results replace."""
+"""Folders of the project, which results must not overwrite."""
 RESERVED = ("logs", "benchmarks", "report", "metrics.json", "decoding_benchmark.json")
-"""Names that stand beside the data set's folder in the folder of results."""
+"""Names of other files and folders beside the data set's folder in the results folder."""
 
 
 class Config(Section):
     """GRACE: from images and captions to a Recall table."""
 
-    output: str = Field("results", description="folder of everything that is made")
+    output: str = Field("results", description="folder for all outputs")
     schemes: tuple[Scheme, ...] = Field(
         ("atomic", "structured"),
         description=f"identifier schemes to train: {', '.join(SCHEMES)}",
     )
     seeds: tuple[Count, ...] = Field(
-        (0,), description="seeds: each trains every scheme once more, with other identifiers"
+        (0,), description="seeds; every scheme is trained once per seed, each time with different identifiers"
     )
     runs: Runs = Field(
         {},
@@ -114,7 +114,7 @@ class Config(Section):
 
     @property
     def trained_schemes(self) -> list[str]:
-        """The schemes that are asked for, and atomic where one of them starts from it."""
+        """The requested schemes, and atomic if one of them starts from it."""
         first = {"atomic" for scheme in self.schemes if self.train.for_scheme(scheme).start_from == "atomic"}
         return sorted({*self.schemes, *first})
 
@@ -129,19 +129,19 @@ class Config(Section):
     def _is_a_folder_of_its_own(cls, value: str) -> str:
         place = Path(value)
         here = Path.cwd()
-        above = place.is_absolute() and here.is_relative_to(place)  # the working folder itself, or one that holds it
+        above = place.is_absolute() and here.is_relative_to(place)  # the working folder itself, or a parent of it
         ours = not place.is_absolute() and place.parts[:1] and place.parts[0] in PROJECT
         if not value.strip() or ".." in place.parts or place in (Path("."), Path(place.anchor)) or above or ours:
-            raise ValueError("name a folder of its own, such as results: everything in it is made and replaced by runs")
+            raise ValueError("choose a separate folder, such as results: runs create and overwrite everything in it")
         if any(mark in value for mark in "{}*?[]~$") or not value.isprintable():
-            raise ValueError("the folder's name may not hold any of { } * ? [ ] ~ $ or invisible characters")
+            raise ValueError("the folder's name must not contain { } * ? [ ] ~ $ or invisible characters")
         return str(place)
 
     @model_validator(mode="after")
     def _fits_each_scheme(self) -> Config:
         if self.dataset.name in RESERVED:
             raise ValueError(
-                f"dataset.name: {self.dataset.name} is the name of something else in the folder of results; choose another"
+                f"dataset.name: {self.dataset.name} is a reserved name in the results folder; choose another"
             )
         if self.captioner_is_read:
             _check_warmup("captioner", self.captioner)
@@ -152,7 +152,7 @@ class Config(Section):
                 keys = self.train.for_scheme(scheme)
             except ValidationError as error:
                 words = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-                raise ValueError(f"train.{scheme}, with the keys of train: {words}") from None
+                raise ValueError(f"train.{scheme}, combined with train: {words}") from None
             _check_warmup(f"train.{scheme}", keys)
             if not keys.memorize_batch + keys.retrieve_batch:
                 raise ValueError(
@@ -163,22 +163,22 @@ class Config(Section):
     @model_validator(mode="after")
     def _check(self) -> Config:
         if not self.schemes:
-            raise ValueError("schemes: name at least one scheme")
+            raise ValueError("schemes: list at least one scheme")
         if len(set(self.schemes)) < len(self.schemes) or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("schemes and seeds: each may stand only once")
+            raise ValueError("schemes and seeds: each may be listed only once")
         if not self.seeds:
-            raise ValueError("seeds: name at least one seed")
+            raise ValueError("seeds: list at least one seed")
         given = self.dataset.karpathy
         if self.dataset.source == "karpathy" and not given.fetched and not (given.json_file and given.images):
             raise ValueError(
-                "dataset.karpathy: json_file and images must be set when dataset.source is karpathy, or download alone"
+                "dataset.karpathy: when dataset.source is karpathy, set json_file and images, or only download"
             )
         for scheme in self.trained_schemes:
             keys = self.train.for_scheme(scheme)
             if keys.distillation and not (keys.retrieve_batch if scheme == "atomic" else keys.pseudo_batch):
                 what, key = ("captions", "") if scheme == "atomic" else ("pseudo-queries", " and pseudo_query_share")
                 raise ValueError(
-                    f"train.distillation teaches {scheme} by its {what}, and a batch has none of them; raise "
+                    f"train.distillation trains {scheme} on its {what}, but a batch contains none; raise "
                     f"train.{scheme}.retrieve_batch{key}, or set train.{scheme}.distillation: 0"
                 )
         if self.dataset.source == "folder" and not self.dataset.folder.images:
@@ -193,12 +193,12 @@ class Config(Section):
 def _check_warmup(where: str, keys: Training | ScratchTower) -> None:
     if keys.warmup_steps > keys.steps:
         raise ValueError(
-            f"{where}: warmup_steps {keys.warmup_steps} is more than steps {keys.steps}: the learning rate would never reach "
-            "its peak; lower it"
+            f"{where}: warmup_steps {keys.warmup_steps} is more than steps {keys.steps}, so the learning rate would never "
+            "reach its peak; lower it"
         )
 
 
 def load(*paths: Path | str) -> Config:
-    """Read and validate a configuration: YAML files, later ones laid over earlier ones, all over the defaults."""
+    """Read and validate a configuration: YAML files, where later ones override earlier ones, and all the defaults."""
     overlays = Overlays(paths)
     return parse(Config, overlays.values, f"configuration {', '.join(map(str, paths))}", overlays.origin)

@@ -1,4 +1,4 @@
-"""What every section of the configuration shares: its strictness, its types of numbers, and errors in words."""
+"""What all sections of the configuration share: strictness, numeric types, and readable errors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _expanded(value: str) -> str:
     try:
         return str(Path(value).expanduser()) if value.startswith("~") else value
     except RuntimeError:
-        raise ValueError(f"there is no home folder of {value.partition('/')[0]}; write the path in full") from None
+        raise ValueError(f"there is no home folder for {value.partition('/')[0]}; write the full path") from None
 
 
 Home = Annotated[str, AfterValidator(_expanded)]
-"""A path, in which `~` is one's home folder, or a name that a hub or a package knows."""
+"""A path, in which `~` is the home folder, or the name of something in a hub or package."""
 
 
 class Section(BaseModel):
@@ -37,9 +37,9 @@ class Section(BaseModel):
 def parse(
     model: type[Section], values: Any, where: str, origin: Callable[[tuple, Any], str] = lambda place, value: ""
 ) -> Any:
-    """Validate `values` against `model`; all problems become one `GraceError` line that starts with `where`.
+    """Validate `values` against `model`; raises a single-line `GraceError` with all problems that starts with `where`.
 
-    `origin` tells the file that a wrong value of a key is from ("": not known), which is named with the problem.
+    `origin` returns the file that a wrong value comes from ("": unknown), which is added to the problem.
     """
     try:
         return model.model_validate(values)

@@ -1,4 +1,4 @@
-"""Configuration files: YAML with every key once, laid over each other, and which file a key comes from.
+"""Configuration files: YAML without duplicate keys, merged in order, with the origin of every key.
 
 Read by `python -m grace config --check`, `grace plan` and, for the files that Snakemake was given, by the workflow.
 """
@@ -14,11 +14,11 @@ import yaml
 from grace.system.errors import GraceError
 
 Place = tuple[str | int, ...]
-"""A key by the names that lead to it."""
+"""A key as the path of names that leads to it."""
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """YAML in which no key of a mapping stands twice: PyYAML would keep the last without a word."""
+    """YAML without duplicate keys in a mapping, of which PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Any, int] = {}
@@ -27,15 +27,13 @@ class _OnceLoader(yaml.SafeLoader):
                 continue
             name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
             if name in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key '{name}' stands in lines {seen[name]} and {line}; keep one"
-                )
+                raise yaml.MarkedYAMLError(problem=f"duplicate key '{name}' in lines {seen[name]} and {line}; keep one")
             seen[name] = line
         return super().construct_mapping(node, deep)
 
 
 def read_overlay(path: Path | str) -> dict[str, Any]:
-    """The keys of one configuration file; a `GraceError` for one that is missing, empty, or no YAML with keys."""
+    """The keys of one configuration file; raises `GraceError` if it is missing, empty, or not a YAML mapping."""
     path = Path(path)
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
@@ -47,27 +45,27 @@ def read_overlay(path: Path | str) -> dict[str, Any]:
         raise GraceError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not found:
         raise GraceError(
-            f"configuration file {path} holds no keys; write keys such as `output: results`, or leave it out"
+            f"configuration file {path} contains no keys; add keys such as `output: results`, or leave it out"
         )
     return found
 
 
 class Overlays:
-    """Configuration files, later ones laid over earlier ones."""
+    """Configuration files, where later ones override earlier ones."""
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
         self.files = [(Path(path), read_overlay(path)) for path in paths]
 
     @property
     def values(self) -> dict[str, Any]:
-        """The keys of all files."""
+        """The merged keys of all files."""
         values: dict[str, Any] = {}
         for _, found in self.files:
             values = laid_over(values, found)
         return values
 
     def origin(self, place: Place, wrong: Any) -> str:
-        """The file that the `wrong` value of a key is from; empty: none of them (a default, or given on the command line)."""
+        """The file that the `wrong` value of a key comes from; empty if none (a default, or from the command line)."""
         for path, found in reversed(self.files):
             value: Any = found
             for name in place:
@@ -81,7 +79,7 @@ class Overlays:
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`below` with the keys of `above`; sections are merged key by key."""
+    """`below` overridden by `above`; sections are merged key by key."""
     out = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)

@@ -1,7 +1,7 @@
-"""Paths that a configuration names: which must be there before anything runs, and which stage reads them.
+"""Paths in a configuration: which must exist before anything runs, and which stages read them.
 
-The workflow asks when it is read, so that a path with a typing error is told at once and with its key; and it takes the files as
-inputs of their stages, so that one that is replaced runs what depends on it again.
+The workflow checks them when it is parsed, so that a mistyped path is reported at once with its key. It also uses the files
+as inputs of their stages, so that replacing one reruns what depends on it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from grace.system.errors import GraceError
 from grace.workflow.config import Config
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".json", ".ckpt")
-"""Endings by which a name of a model is that of a file."""
+"""Extensions that mark the name of a model as a file."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A path that a key names: what it is, and the stages that read it as it is."""
+    """A path given by a key: what it is, and the stages that read it directly."""
 
     key: str
     path: str
@@ -28,7 +28,7 @@ class Named:
 
 
 def named(config: Config) -> list[Named]:
-    """The paths that the stages of this configuration read and do not make."""
+    """The paths that the stages of this configuration read but do not write."""
     out: list[Named] = []
     data, flamingo, tower, queries = config.dataset, config.flamingo, config.tower, config.pseudo_queries
     if data.source == "karpathy" and not data.karpathy.fetched:
@@ -59,13 +59,13 @@ def named(config: Config) -> list[Named]:
     ]
     if config.report.benchmark:
         out.append(
-            Named("report.benchmark", config.report.benchmark, "the benchmark of decoding", ("report",), folder=False)
+            Named("report.benchmark", config.report.benchmark, "the decoding benchmark", ("report",), folder=False)
         )
     return out
 
 
 def check_paths(config: Config) -> None:
-    """Raise a `GraceError` that names every path of the configuration that is not there, with its key."""
+    """Raise a `GraceError` that lists every missing path of the configuration with its key."""
     problems = []
     for found in named(config):
         path = Path(found.path)
@@ -79,18 +79,18 @@ def check_paths(config: Config) -> None:
 
 
 def read_by(config: Config, stage: str) -> list[str]:
-    """The paths that a stage reads beside what other stages make."""
+    """The paths that a stage reads besides the outputs of other stages."""
     return [found.path for found in named(config) if stage in found.stages]
 
 
 def _there(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # longer than any path may be
+    except OSError:  # longer than the system allows
         return False
 
 
 def _local(key: str, name: str, what: str, stages: tuple[str, ...]) -> list[Named]:
-    """The path that `name` is, unless it is a name that a hub or a package knows."""
+    """The path given by `name`, unless it is the name of something in a hub or package."""
     is_path = bool(name) and (_there(Path(name)) or name.startswith(("/", "./", "../")) or name.endswith(WEIGHTS))
     return [Named(key, name, what, stages)] if is_path else []

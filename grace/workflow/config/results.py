@@ -19,32 +19,31 @@ class Retrieve(Section):
     """Trie-constrained decoding."""
 
     search: Literal["beam", "exact"] = Field(
-        "beam", description="beam search, or beam search continued until the answers are the best of all (exact)"
+        "beam", description="beam search, or exact: beam search continued until the answers are provably the best"
     )
     beams: Positive = Field(
         10,
-        description="beams of the search; beam search takes more where depth is larger, times the most identifiers that an image has",
+        description="beams of the search; beam search uses more if depth, times the largest number of identifiers per image, is larger",
     )
     exact_prefixes: Count = Field(
         10_000,
-        description="prefixes that search: exact reads for one query at most, after its beam search; what it leaves open is not certified",
+        description="most prefixes that search: exact reads per query after its beam search; answers still open then are not certified",
     )
     exact_memory_mb: Positive = Field(
         1000,
-        description="memory of a batch's prefixes in search: exact, MB, beside model, prompts and beams; past it as exact_prefixes",
+        description="memory for a batch's prefixes in search: exact, in MB, besides model, prompts and beams; beyond it as for exact_prefixes",
     )
-    depth: Positive = Field(10, description="images kept of every query")
-    batch_size: Positive = Field(
-        64, description="queries decoded at a time; fewer where beam search takes more beams than beams"
-    )
+    depth: Positive = Field(10, description="images kept per query")
+    batch_size: Positive = Field(64, description="queries decoded at a time; fewer if beam search uses more than beams")
     leaves_at_once: Count = Field(
         20,
-        description="as soon as so few identifiers are left below a query's beams, all are scored in one pass; 0: never",
+        description="once this few identifiers are left below a query's beams, all are scored in one pass; 0: never",
     )
     normalisation: Literal["full", "children", "level"] = Field(
-        "full", description="softmax of a token's score: full vocabulary, the valid children, or the level's alphabet"
+        "full",
+        description="softmax for a token's score: over the full vocabulary, the valid children, or the level's alphabet",
     )
-    merge: Literal["max", "logsumexp"] = Field("max", description="score of an image with several identifiers")
+    merge: Literal["max", "logsumexp"] = Field("max", description="how to score an image with several identifiers")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the search")
 
 
@@ -53,7 +52,7 @@ class Evaluate(Section):
 
     resamples: Positive = Field(
         2000,
-        description="bootstrap and permutation resamples, drawn by image: captions of one image are not independent",
+        description="bootstrap and permutation resamples, drawn by image, since captions of one image are not independent",
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: Count = Field(0, description="seed of the resampling")
@@ -78,7 +77,7 @@ def _names_with_paths(value: Any) -> Any:
     if isinstance(value, dict):
         numbers = [name for name in value if not isinstance(name, str)]
         if numbers:
-            raise ValueError(f"the name {numbers[0]!r} of a run is not a text; put it in quotes")
+            raise ValueError(f"the name {numbers[0]!r} of a run is not a string; put it in quotes")
     return value
 
 
@@ -103,47 +102,43 @@ class Report(Section):
     """The HTML page."""
 
     title: str = Field("GRACE: generative image retrieval", description="title of the page")
-    examples: Count = Field(
-        8, description="hits and as many misses shown with pictures, a system; 0: no pictures at all"
-    )
+    examples: Count = Field(8, description="hits, and misses, shown with pictures per system; 0: no pictures at all")
     near_duplicate: Share = Field(
-        0.95, description="cosine of two images' embeddings from which the data card counts them as nearly the same"
+        0.95, description="cosine of two images' embeddings from which the data card counts them as near-duplicates"
     )
     benchmark: Home = Field(
         "",
-        description="file of `make bench` to show; empty: decoding_benchmark.json of the results folder, if it is there",
+        description="result of `make bench` to show; empty: decoding_benchmark.json in the results folder, if it exists",
     )
 
 
 class Resources(Section):
-    """What a job may ask for."""
+    """Resources that jobs request."""
 
-    train_threads: Positive = Field(2, description="processor threads of one training job")
+    train_threads: Positive = Field(2, description="CPU threads per training job")
     solo_threads: Positive = Field(
         2,
-        description="processor threads of a job that has no other beside it: tower, encode, captioner, pseudo_queries",
+        description="CPU threads of a job that runs alone: tower, encode, captioner, pseudo_queries",
     )
     adapt_threads: bool = Field(
         True,
-        description="let a training on a processor leave out cores that other programs keep busy when it begins; with fewer threads the last digits of its results differ",
+        description="let a training on CPU avoid cores that other programs keep busy when it starts; with fewer threads the last digits of its results differ",
     )
-    gpus: Count = Field(
-        0, description="GPUs of one training job; other stages that compute on a GPU get one; 0: processor"
-    )
-    processes: Positive = Field(1, description="training processes (torchrun) of one job")
+    gpus: Count = Field(0, description="GPUs per training job; other stages that compute on a GPU get one; 0: CPU")
+    processes: Positive = Field(1, description="training processes (torchrun) per job")
     launcher: str = Field(
         "",
-        description="what starts a training in place of `python`, such as srun and grace.training.launch over several nodes; empty: as processes says",
+        description="command that starts a training instead of `python`, such as srun and grace.training.launch for several nodes; empty: according to processes",
     )
     memory_mb: Positive | None = Field(
         None,
-        description="main memory that a job with a network asks a scheduler for, MB; null: what `plan` computes for the model. A job that is killed for memory asks for as much more",
+        description="main memory in MB that a job with a network requests from a scheduler; null: as computed by `plan`. A job killed for lack of memory requests that much more",
     )
 
     @model_validator(mode="after")
     def _every_gpu_has_a_process(self) -> Resources:
         if self.gpus and not self.launcher and self.processes != self.gpus:
             raise ValueError(
-                f"processes {self.processes} on gpus {self.gpus}: a training takes one process a GPU; set both to the same number"
+                f"processes {self.processes} on gpus {self.gpus}: training needs one process per GPU; set both to the same number"
             )
         return self
