@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from grace.data.tables import DatasetTables, load_dataset
 from grace.data.text_tables import rows_of
@@ -27,6 +26,7 @@ from grace.records.provenance import provenance
 from grace.records.stage import stage
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
+from grace.system.progress import busy, progress, say
 from grace.workflow.config import PseudoQueries
 
 TEXTS_AT_ONCE = 1024
@@ -42,6 +42,7 @@ def pseudo_queries(
     check_output_folder(output, "pseudo_queries")
     tables = load_dataset(dataset)
     images = pd.concat([tables.gallery, tables.images_of("val")]) if val else tables.gallery
+    say(f"{len(images):,} images, up to {settings.per_image} pseudo-queries each; source: {settings.source}")
     if settings.source == "file":
         table = from_file(Path(settings.file), images)
     elif settings.source == "nearest":
@@ -123,12 +124,13 @@ def from_train_captions(
         raise GraceError(
             f"pseudo_queries.per_image is {per_image}, but the train split has {len(texts)} different captions; lower it"
         )
-    model = open_tower(tower)
+    with busy("loading the tower"):
+        model = open_tower(tower)
     captions_MD = torch.from_numpy(encode_captions(texts, model.encode_text, TEXTS_AT_ONCE))
     images_ND = torch.from_numpy(embeddings_of(images, tables, embeddings))
     scores, rows = torch.empty(0, len(images_ND)), torch.empty(0, len(images_ND), dtype=torch.long)
     # in blocks: for millions of captions the full matrix does not fit in memory
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
+    for start in progress(range(0, len(texts), TEXTS_AT_ONCE), desc="compare captions", unit="batches"):
         here_MN = (captions_MD[start : start + TEXTS_AT_ONCE] @ images_ND.T / model.temperature).log_softmax(1)
         best, chosen = here_MN.topk(min(per_image, len(here_MN)), dim=0)
         scores, order = torch.cat([scores, best]).topk(min(per_image, len(scores) + len(best)), dim=0)
@@ -157,7 +159,8 @@ def from_captioner(
     from grace.towers.embeddings import load_embeddings
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, words, config = load_model(captioner, device)
+    with busy("loading the captioner"):
+        model, words, config = load_model(captioner, device)
     if config["scheme"] != "caption":
         raise GraceError(f"model {captioner} was trained for the scheme {config['scheme']}; it is not a captioner")
     vectors = load_embeddings(embeddings, rows)
@@ -172,9 +175,7 @@ def from_captioner(
             lacking = images
         if not lacking:
             break
-        for start in tqdm(
-            range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batch", disable=None
-        ):
+        for start in progress(range(0, len(lacking), settings.batch_size), desc="pseudo-queries", unit="batches"):
             chosen = lacking[start : start + settings.batch_size]
             media = model.resample(vectors.visual([row_of[image] for image in chosen]).to(device))
             if settings.method == "sample":

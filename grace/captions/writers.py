@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from grace.data.images import read_ahead
 from grace.data.texts import harmless
 from grace.system.errors import GraceError
+from grace.system.progress import busy, progress, say
 from grace.workflow.config import Folder
 
 BATCH = 32
@@ -32,9 +32,11 @@ ROUNDS = 10
 def write_captions(folder: Path, files: list[str], settings: Folder) -> dict[str, list[str]]:
     """Up to `captions_per_image` different captions for each file in `folder`; files that got none are absent."""
     own = Path(settings.captioner)
-    write = _project_captioner(own, settings) if (own / "captioner").is_dir() else _hub_captioner(settings)
+    say(f"{len(files):,} images have no captions; {settings.captions_per_image} each are asked of {settings.captioner}")
+    with busy("loading the captioner"):
+        write = _project_captioner(own, settings) if (own / "captioner").is_dir() else _hub_captioner(settings)
     found: dict[str, list[str]] = {}
-    for names, images in tqdm(list(_batches(folder, files)), desc="caption", unit="batch", disable=None):
+    for names, images in progress(list(_batches(folder, files)), desc="caption", unit="batches"):
         for name, texts in zip(names, write(list(images)), strict=True):
             different = list(dict.fromkeys(filter(None, map(harmless, texts))))[: settings.captions_per_image]
             if different:

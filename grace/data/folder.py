@@ -32,6 +32,7 @@ from grace.records.sidecars.recording import also_read
 from grace.records.stage import stage
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, need, replacing_folder
+from grace.system.progress import busy, say
 from grace.workflow.config import Folder
 
 LICENSE = "held by you, or by the photographers"
@@ -61,12 +62,14 @@ def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCa
         raise GraceError(f"folder of images {place} is not a folder")
     if place.is_relative_to(check_output_folder(output, "dataset")):
         raise GraceError(f"output {output} contains the images {place} and would overwrite them; choose another output")
-    files = image_files(place, Path(output).resolve())
+    with busy(f"listing {place}"):
+        files = image_files(place, Path(output).resolve())
     if not files:
         raise GraceError(
             f"folder of images {place} contains no images; file names must end in {', '.join(ENDINGS[:12])}"
         )
     captions, strange = read_captions(settings, place, files)
+    say(f"{len(files):,} images, captions of {len(captions):,} of them")
     verdicts = check_images(place, files)
     rows = [
         (_id(file), _unicode(file), v.reason, v.detail) for file, v in zip(files, verdicts, strict=True) if v.reason

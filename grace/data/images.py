@@ -28,12 +28,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from grace.data.kinds import PNG, kind_of, without_metadata
 from grace.data.listing import RAW
 from grace.data.pixels import to_rgb
 from grace.system.errors import GraceError
+from grace.system.progress import progress
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2 * 89_478_485
@@ -89,7 +89,7 @@ def read_ahead(paths: Sequence[Path], threads: int | None = None) -> Iterator[Im
 def read_images(paths: list[Path], size: int, file: Path) -> np.ndarray:
     """All images resized to RGB uint8 [N, size, size, 3], decoded in parallel; a memory map of the new `file` (.npy)."""
     out = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3))
-    for row, image in enumerate(tqdm(read_ahead(paths), total=len(paths), desc="images", disable=None)):
+    for row, image in enumerate(progress(read_ahead(paths), total=len(paths), desc="read", unit="images")):
         same = image.size == (size, size)
         out[row] = np.asarray(image if same else image.resize((size, size), Image.Resampling.BICUBIC))
     return out
@@ -104,7 +104,7 @@ def check_images(folder: Path, files: Iterable[str]) -> list[Verdict]:
     files = list(files)
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
         found = pool.map(lambda file: _check(folder, file), files)
-        return list(tqdm(found, total=len(files), desc="check images", unit="image", disable=None))
+        return list(progress(found, total=len(files), desc="check", unit="images"))
 
 
 def _check(folder: Path, file: str) -> Verdict:

@@ -31,6 +31,7 @@ from grace.records.sidecars.recording import also_read
 from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import need, read_json, replacing_folder
+from grace.system.progress import busy, say
 from grace.workflow.config import Karpathy
 
 LICENSE = "set by the source of the images and captions"
@@ -62,10 +63,12 @@ def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy,
                 f"output {output} contains the input {source} and would overwrite it; choose another output"
             )
     where = f"Karpathy JSON file {json_file}"
-    document = read_json(json_file, "Karpathy JSON file")
-    image_table, caption_table = parse_karpathy(document, where, settings.restval)
+    with busy(f"reading {json_file}"):
+        document = read_json(json_file, "Karpathy JSON file")
+        image_table, caption_table = parse_karpathy(document, where, settings.restval)
     del document  # for COCO, a gigabyte of objects
     image_table = _keep(_fold(image_table, settings.fold, where), settings)
+    say(f"{len(image_table):,} images, {len(caption_table):,} captions in the file; images in {images}")
     image_table = image_table.assign(file=_find(images, image_table))
     image_table, skipped = _readable(images, image_table, settings.max_skipped)
     caption_table = caption_table[caption_table["image_id"].isin(image_table["image_id"])]

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from grace.data.scene_captions import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject, captions
 from grace.data.tables import write_dataset
 from grace.records.stage import stage
 from grace.system.files import replacing_folder
+from grace.system.progress import progress, say
 from grace.workflow.config import Scenes
 
 GRID = 3
@@ -32,11 +32,12 @@ def scenes(*, output: Path, settings: Scenes, name: str = "scenes") -> None:
     """Draw the data set described by `settings` into the folder `output`."""
     sizes = {"train": settings.train_images, "val": settings.val_images, "test": settings.test_images}
     splits = [split for split, size in sizes.items() for _ in range(size)]
+    say(f"{len(splits):,} images of {settings.image_size} pixels, {settings.captions_per_image} captions each")
     drawn = draw_scenes(len(splits), settings.seed)
     images, texts = [], []
     with replacing_folder(output, "dataset") as folder:
         (folder / "images").mkdir()
-        for number, (split, scene) in enumerate(zip(tqdm(splits, desc="scenes", disable=None), drawn, strict=True)):
+        for number, (split, scene) in enumerate(zip(progress(splits, desc="draw", unit="images"), drawn, strict=True)):
             rng = np.random.default_rng([settings.seed, 1, number])
             file = f"{number:06d}.png"
             render(scene, settings.image_size, rng).save(folder / "images" / file)

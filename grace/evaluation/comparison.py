@@ -27,6 +27,7 @@ import pandas as pd
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.significance import cluster_sums, paired_p_values, seed_p_values
 from grace.system.errors import GraceError
+from grace.system.progress import progress
 
 KEY = "comparison"
 """Key of a row of metrics.json: the comparison of its system (all seeds) with the baseline."""
@@ -121,7 +122,7 @@ def _intervals(
     rng = np.random.default_rng(seed)
     seeds, clusters = len(sums_SCM), len(sizes_C)
     means = np.empty((resamples, sums_SCM.shape[2]))
-    for number in range(resamples):
+    for number in progress(range(resamples), desc="bootstrap", unit="resamples"):
         counts_C = np.bincount(rng.integers(0, clusters, clusters), minlength=clusters)
         chosen_CM = sums_SCM[rng.integers(0, seeds, seeds)].mean(0)
         means[number] = counts_C @ chosen_CM / (counts_C @ sizes_C)

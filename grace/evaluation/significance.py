@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from grace.system.progress import progress
+
 CELLS = 4_000_000
 """Numbers of a block of the resampling matrix: bounds the memory (32 MB) whatever the number of images."""
 
@@ -46,7 +48,7 @@ def bootstrap_intervals(
     clusters = len(sizes_C)
     means = np.empty((resamples, sums_CM.shape[1]))
     step = max(1, CELLS // clusters)
-    for start in range(0, resamples, step):
+    for start in progress(range(0, resamples, step), desc="bootstrap", unit="blocks"):
         block = min(step, resamples - start)
         drawn = rng.integers(0, clusters, (block, clusters)) + clusters * np.arange(block)[:, None]
         counts_BC = np.bincount(drawn.ravel(), minlength=block * clusters).reshape(block, clusters).astype(np.float64)
@@ -72,7 +74,7 @@ def paired_p_values(
     clusters = len(sums_CM)
     extreme_M = np.zeros(sums_CM.shape[1])
     step = max(1, CELLS // clusters)
-    for start in range(0, resamples, step):
+    for start in progress(range(0, resamples, step), desc="permutations", unit="blocks"):
         signs_BC = rng.integers(0, 2, (min(step, resamples - start), clusters), dtype=np.int8) * 2.0 - 1.0
         extreme_M += (np.abs(signs_BC @ sums_CM) >= threshold_M).sum(axis=0)
     return (1 + extreme_M) / (1 + resamples)

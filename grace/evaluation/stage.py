@@ -29,6 +29,7 @@ from grace.records.stage import stage
 from grace.retrieval.runs import read_qrels, read_run
 from grace.system.errors import GraceError
 from grace.system.files import read_json, read_table, write_json, write_table
+from grace.system.progress import say
 from grace.workflow.config import Evaluate
 
 SETTING = "transductive corpus, unseen queries"
@@ -66,6 +67,7 @@ def evaluate(
         raise GraceError(
             f"{dataset / 'qrels.trec'}: image {strange.iloc[0]} of query {strange.index[0]} is not in the gallery"
         )
+    say(f"{len(gold):,} queries, {len(gallery):,} images; {settings.resamples:,} resamples")
     if retrieval is not None and name is None:
         own_run, report = _own_run(run, retrieval, dataset, qrels, gallery)
     elif name is not None and retrieval is None:
@@ -137,6 +139,7 @@ def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
                 f"metrics: {seen[key]} and {file} hold the same system ({key[0]}, {key[1]}, seed {key[2]})"
             )
         seen[key] = file
+    say(f"{len(rows)} systems; {RESAMPLES:,} resamples")
     values = [read_table(Path(file).with_name(PER_QUERY), "values of every query", PER_QUERY_COLUMNS) for file in files]
     add_comparisons(rows, values, RESAMPLES, SEED)
     write_json(output, rows)

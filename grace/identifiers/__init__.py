@@ -26,6 +26,7 @@ from grace.identifiers.base import Assignment, Inputs, end_token_id, read_tokeni
 from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import replacing_folder, write_json, write_table
+from grace.system.progress import say
 from grace.workflow.config import Identifiers
 from grace.workflow.schemes import SCHEMES
 
@@ -65,6 +66,7 @@ def identifiers(
         )
     images = tables.images if val else tables.images[tables.images["split"] != "val"]
     images = images.assign(row=images.index.to_numpy()).reset_index(drop=True)
+    say(f"scheme {scheme}, seed {seed}: {len(images):,} images")
     loaded = read_tokenizer(tokenizer)
     inputs = Inputs(
         images=images, dataset=tables, tokenizer=loaded, settings=settings, seed=seed,

@@ -31,10 +31,10 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from grace.identifiers.base import Assignment, Inputs
 from grace.system.openmp import openmp_threads
+from grace.system.progress import busy, progress
 
 LARGE = 32_768
 """Cluster size above which k-means runs in mini-batches; approximate number of residuals for a codebook."""
@@ -126,7 +126,7 @@ def _split_all(
         return members, None if len(members) <= leaf_size else _parts(embeddings, members, clusters, seed)
 
     jobs = [seeded(members) for members in parents]
-    return list(tqdm(pool.map(split, jobs), total=len(jobs), desc="split clusters", unit="cluster", disable=None))
+    return list(progress(pool.map(split, jobs), total=len(jobs), desc="split", unit="clusters"))
 
 
 def _parts(embeddings: np.ndarray, members: np.ndarray, clusters: int, seed: int | None) -> list[np.ndarray]:
@@ -158,7 +158,8 @@ def _codebook(embeddings: np.ndarray, families: list[Family], generator: np.rand
     residuals = np.concatenate([_residuals(embeddings, family) for family in families])
     if len(np.unique(residuals, axis=0)) < size:  # identical embeddings: nothing to align
         return None
-    return KMeans(size, n_init=1, random_state=seed).fit(residuals).cluster_centers_
+    with busy(f"aligning {len(residuals):,} clusters to {size} symbols"):
+        return KMeans(size, n_init=1, random_state=seed).fit(residuals).cluster_centers_
 
 
 def _symbols(
@@ -172,7 +173,7 @@ def _symbols(
         distances = cdist(_residuals(embeddings, family), codebook, "sqeuclidean")
         return linear_sum_assignment(distances)[1].tolist()
 
-    return tqdm(pool.map(matched, families), total=len(families), desc="name clusters", unit="cluster", disable=None)
+    return progress(pool.map(matched, families), total=len(families), desc="name", unit="clusters")
 
 
 def _residuals(embeddings: np.ndarray, family: Family) -> np.ndarray:

@@ -17,6 +17,7 @@ from grace.model.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_querie
 from grace.model.vocabulary import cut_tokenizer, fetch_tokenizer
 from grace.records.stage import stage
 from grace.system.files import replacing_folder
+from grace.system.progress import busy, say
 from grace.workflow.config import Flamingo
 from grace.workflow.schemes import SCHEMES
 
@@ -28,8 +29,10 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
 def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     """Write the tokenizer folder `output`."""
     tables = load_dataset(dataset)
+    say(f"{len(tables.captions):,} captions; language model: {settings.language_model}")
     if settings.language_model == "scratch":
-        made = train_bpe(tables.captions_of("train")["text"].tolist(), settings.scratch.vocabulary)
+        with busy("training the tokenizer"):
+            made = train_bpe(tables.captions_of("train")["text"].tolist(), settings.scratch.vocabulary)
     else:
         made = fetch_tokenizer(settings.pretrained.tokenizer or settings.pretrained.model)
         if settings.pretrained.vocabulary:

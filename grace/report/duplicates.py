@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from grace.system.progress import progress
+
 SAMPLE = 5_000
 """Maximum number of test images compared: the time is proportional to it and to the number of all images."""
 BLOCK = (500, 20_000)
@@ -49,7 +51,7 @@ def nearest(vectors: np.ndarray, rows: np.ndarray, among: np.ndarray) -> Nearest
         rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
     best = np.full(len(rows), -np.inf, dtype=np.float32)
     others = np.zeros(len(rows), dtype=np.int64)
-    for begin in range(0, len(among), BLOCK[1]):
+    for begin in progress(range(0, len(among), BLOCK[1]), desc="compare images", unit="blocks"):
         block = among[begin : begin + BLOCK[1]]
         columns = np.asarray(vectors[block], dtype=np.float32)
         for start in range(0, len(rows), BLOCK[0]):

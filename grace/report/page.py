@@ -34,6 +34,7 @@ from grace.report.inputs import Inputs, System, read_inputs
 from grace.report.workflow import workflow_figure
 from grace.system.errors import GraceError
 from grace.system.files import replacing
+from grace.system.progress import progress, say
 from grace.workflow.config import Report, load
 
 TEMPLATE = "template.html"
@@ -59,6 +60,7 @@ def report(*, config: Path, results: Path, output: Path, settings: Report) -> No
     Raises a `GraceError` naming a required file that is missing or broken.
     """
     inputs = read_inputs(load(config), Path(results))
+    say(f"{len(inputs.systems)} systems, {len(inputs.gold):,} queries, {len(inputs.dataset.gallery):,} images")
     page = render(inputs, settings, decoding.read_benchmark(settings.benchmark, Path(results)))
     with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -172,7 +174,8 @@ def system_examples(inputs: Inputs, count: int, pictures: Pictures | None) -> li
     for system in inputs.systems:
         first.setdefault(system.name, system)
     _check_gallery(inputs)
-    return [examples(inputs, system, count, pictures) for system in first.values()]
+    shown = progress(first.values(), desc="pictures", unit="systems")
+    return [examples(inputs, system, count, pictures) for system in shown]
 
 
 def _check_gallery(inputs: Inputs) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from grace.identifiers.base import IdentifierTables, flatten
 from grace.identifiers.tree import Trie
@@ -20,6 +19,7 @@ from grace.model.atomic_head import AtomicHead
 from grace.retrieval.generative import batches_of_one_length
 from grace.retrieval.hypotheses import MINUS
 from grace.retrieval.ties import certified_ranks, in_order, tie_groups
+from grace.system.progress import progress
 from grace.workflow.config import Retrieve
 
 # Scores held at a time by default, 64 MB: galleries of millions are walked in chunks of classes.
@@ -129,9 +129,7 @@ def atomic_search(
     out: dict[int, list[tuple[str, float]]] = {}
     returned: dict[int, int] = {}  # by place in the gallery: how often
     certified = np.zeros(len(prompt_ids), dtype=np.int64)
-    for chosen in tqdm(
-        batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batch", disable=None
-    ):
+    for chosen in progress(batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batches"):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         hidden, _ = model.hidden_states(prompts, media)
         scores, places = ranking.best(hidden[:, -1], depth + 1)  # one more tells whether the last is tied

@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from grace.identifiers.base import IdentifierTables
 from grace.identifiers.owners import Owners
@@ -21,6 +20,7 @@ from grace.retrieval.best_first import Limits, exact_search
 from grace.retrieval.hypotheses import Hypotheses, Rule
 from grace.retrieval.ties import certified_ranks, ranked
 from grace.system.errors import GraceError
+from grace.system.progress import progress
 from grace.workflow.config import Retrieve
 
 
@@ -62,7 +62,7 @@ def generative_search(
     certifiable = settings.merge == "max" or most == 1
     counts = {"beams_used": beams, "hypotheses": 0, "invalid": 0, "duplicates": 0, "failed_queries": 0}
     certified, rows = np.zeros(len(prompt_ids), dtype=np.int64), 0
-    for chosen in tqdm(batches_of_one_length(prompt_ids, at_once), desc="retrieve", unit="batch", disable=None):
+    for chosen in progress(batches_of_one_length(prompt_ids, at_once), desc="retrieve", unit="batches"):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         best = search(model, prompts, media, trie, beams, places, rule, settings.leaves_at_once)
         rows += best.model_rows

@@ -15,6 +15,7 @@ from grace.data.tables import DatasetTables
 from grace.identifiers.base import IdentifierTables
 from grace.model.batches import Samples, collate, media_of
 from grace.model.prompts import Prompts
+from grace.system.progress import progress
 from grace.towers.embeddings import Embeddings
 
 
@@ -33,7 +34,7 @@ def memorization(
     order = np.argsort(samples.lengths(), kind="stable")
     right = np.zeros(len(table), dtype=bool)
     device = next(model.parameters()).device
-    for start in range(0, len(order), batch_size):
+    for start in progress(range(0, len(order), batch_size), desc="memorisation", unit="batches"):
         rows = order[start : start + batch_size]
         batch = collate(samples, rows, embeddings, pad_id, "memorize", 0).to(device)
         hidden, _ = model.hidden_states(batch.input_ids, media_of(model, batch), batch.attention_mask)

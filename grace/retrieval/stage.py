@@ -22,6 +22,7 @@ from grace.retrieval.memorization import memorization
 from grace.retrieval.runs import write_run
 from grace.retrieval.searcher import open_searcher
 from grace.system.files import write_json, write_table
+from grace.system.progress import busy, say
 from grace.workflow.config import Retrieve
 
 WRITES = ("run.trec", "retrieval.json", "certificates.parquet")
@@ -33,8 +34,11 @@ def retrieve(
 ) -> None:
     """Decode the test captions and write `run.trec`, `retrieval.json` and `certificates.parquet` into `output`."""
     tables = load_dataset(dataset)
-    searcher = open_searcher(tables, embeddings, identifiers, trie, model, settings.device)
-    queries, config = tables.captions_of("test"), searcher.config
+    queries = tables.captions_of("test")
+    say(f"{len(queries):,} queries, {len(tables.gallery):,} images; {settings.search} search, {settings.beams} beams")
+    with busy("loading the model and the trie"):
+        searcher = open_searcher(tables, embeddings, identifiers, trie, model, settings.device)
+    config = searcher.config
     started = time.perf_counter()
     rows, counts, certified = searcher.answers(queries["text"].tolist(), queries["caption_id"].tolist(), settings)
     seconds = time.perf_counter() - started

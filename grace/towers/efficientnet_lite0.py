@@ -28,6 +28,7 @@ from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, read_array, read_json, replacing_folder, write_json
+from grace.system.progress import say
 from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.towers import backbones
 from grace.towers.feature_cache import FeatureCache
@@ -92,6 +93,9 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     s = settings.efficientnet_lite0
     check_output_folder(output, "tower")
     tables = load_dataset(dataset)
+    say(
+        f"{len(tables.images):,} images, {len(tables.captions_of('train')):,} train captions; {s.epochs} epochs of the heads"
+    )
     state = output.with_name(f"{output.name}_state")
     images, captions = _image_features(tables, s, state / "images"), _caption_features(tables, state / "captions")
     train = tables.images_of("train").index.to_numpy()

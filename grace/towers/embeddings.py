@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
@@ -42,6 +41,7 @@ from grace.system.files import (
     write_array,
     write_json,
 )
+from grace.system.progress import busy, progress, say
 from grace.system.weights import weights_digest
 from grace.towers import open_tower
 from grace.workflow.config import Tower
@@ -64,12 +64,14 @@ def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None
     output = Path(output)
     check_output_folder(output, "encode")
     tables = load_dataset(dataset)
-    model = open_tower(tower)
+    with busy("loading the tower"):
+        model = open_tower(tower)
     state = output.with_name(f"{output.name}_state")
     pad_embedding, pad_tokens = model.encode_images([Image.new("RGB", (224, 224), PAD_COLOUR)])
     pad_tokens = as_stored(pad_embedding, pad_tokens, ["the pad image"])[1]
     shapes = ((len(tables.images), pad_embedding.shape[1]), (len(tables.images), *pad_tokens.shape[1:]))
     key = _key(tables, Path(tower), settings)
+    say(f"{len(tables.images):,} images; batches of {settings.encode_batch}")
     done, arrays = _claim(state, key, shapes)
     for reached in _filled(model, tables, settings.encode_batch, done, arrays):
         write_json(state / DONE, {"key": key, "images": reached})
@@ -100,7 +102,7 @@ def _filled(model: Any, tables: DatasetTables, batch: int, done: int, arrays: tu
     embeddings, tokens = arrays
     known = model.known_images(tables) if hasattr(model, "known_images") else None
     images = read_ahead([] if known else [tables.image_path(file) for file in files[done:]])
-    with tqdm(total=len(files), initial=done, desc="encode", unit="image", disable=None) as bar:
+    with progress(total=len(files), done=done, desc="encode", unit="images") as bar:
         for number, start in enumerate(range(done, len(files), batch), start=1):
             rows = slice(start, start + batch)
             vectors, patches = known(rows) if known else model.encode_images(list(islice(images, batch)))
@@ -141,7 +143,7 @@ def _claim(state: Path, key: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[
     fits = found.get("key") == key and all((state / name).exists() for name in ARRAYS)
     done = found["images"] if fits else 0
     if done:
-        print(f"resuming at image {done} of {shapes[0][0]}", flush=True)
+        say(f"resuming at image {done:,} of {shapes[0][0]:,}")
     else:
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)

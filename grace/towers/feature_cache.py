@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from grace.system.errors import GraceError
 from grace.system.files import read_array, read_json, write_json
+from grace.system.progress import progress
 
 
 class FeatureCache:
@@ -48,7 +48,7 @@ class FeatureCache:
         """Write the missing rows: `batches` yields them from row `done` on, in order."""
         rows, start = self.shape[0], self.done
         array = np.lib.format.open_memmap(self.path, mode="r+")
-        with tqdm(total=rows, initial=start, desc=what, disable=None) as bar:
+        with progress(total=rows, done=start, desc="features", unit=what) as bar:
             for batch in batches:
                 if not torch.isfinite(batch).all():
                     raise GraceError(
@@ -59,8 +59,6 @@ class FeatureCache:
                 start += len(batch)
                 write_json(self.folder / "done.json", start)
                 bar.update(len(batch))
-                if bar.disable and (10 * start) // rows > (10 * (start - len(batch))) // rows:
-                    print(f"{what} {start}/{rows}", flush=True)
         if start != rows:
             raise AssertionError(f"{start} rows were written instead of {rows}")
 

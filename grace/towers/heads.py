@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import trange
 
+from grace.system.progress import progress
 from grace.workflow.config import EfficientNetLite0
 
 
@@ -68,7 +68,7 @@ def train_heads(
     optimizer = torch.optim.AdamW(heads.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, s.epochs * per_epoch)
     with open(log, "w", encoding="utf-8") as file:
-        for epoch in trange(s.epochs, desc="heads", unit="epoch", disable=None):
+        for epoch in progress(range(s.epochs), desc="heads", unit="epochs"):
             order, losses = rng.permutation(len(images_NF)), []
             for step in range(per_epoch):
                 rows = order[step * batch : (step + 1) * batch]

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import read_json, replacing_folder, write_json
+from grace.system.progress import busy
 from grace.system.torchvision_shim import import_torchvision
 from grace.towers.openclip_warnings import warnings_of_open_clip
 from grace.workflow.config import OpenClip, Tower, parse
@@ -55,7 +56,8 @@ class OpenClipTower:
 
 def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     """Check that the tower loads, and record its name."""
-    _load(settings.open_clip)
+    with busy("loading the tower"):
+        _load(settings.open_clip)
     with replacing_folder(output, "tower") as folder:
         write_json(folder / "config.json", {"kind": "open_clip", "settings": settings.open_clip.model_dump()})
 

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import trange
 
 from grace.data.images import read_images
 from grace.data.tables import load_dataset
 from grace.system.errors import GraceError
 from grace.system.files import read_json, replacing_folder, write_json
+from grace.system.progress import progress, say
 from grace.system.weights import load_weights, save_weights, unique_tensors
 from grace.towers.dual_encoder import DualEncoder
 from grace.workflow.config import ScratchTower, Tower, parse
@@ -63,6 +63,7 @@ def make(*, dataset: Path, output: Path, settings: Tower) -> None:
     images = tables.images[tables.images["split"] == "train"].reset_index(drop=True)
     captions = tables.captions_of("train").groupby("image_id")["text"].agg(list)
     texts = [captions[image] for image in images["image_id"]]
+    say(f"{len(images):,} images, {sum(map(len, texts)):,} captions; {s.steps:,} steps of {s.batch_size} images")
     tokenizer = word_tokenizer([text for group in texts for text in group])
     ids = [[encoding.ids for encoding in tokenizer.encode_batch(group)] for group in texts]
     torch.manual_seed(s.seed)
@@ -98,7 +99,7 @@ def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: Sc
     batches = _epochs(len(pixels_NHW3), min(s.batch_size, len(pixels_NHW3)), rng)
     started = time.perf_counter()
     with open(log, "w", encoding="utf-8") as file:
-        for step in trange(s.steps, desc="tower", unit="step", disable=None):
+        for step in progress(range(s.steps), desc="tower", unit="steps"):
             chosen = next(batches)
             rate = (
                 s.learning_rate
@@ -129,7 +130,7 @@ def train_dual_encoder(model: DualEncoder, pixels_NHW3: Tensor, ids: list, s: Sc
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 if step % max(10, s.steps // 100 * 10) == 0:
-                    print(f"step {step + 1}/{s.steps} loss {line['loss']:.4f} samples/s {speed:.0f}", flush=True)
+                    say(f"step {step + 1}/{s.steps} loss {line['loss']:.4f} samples/s {speed:.0f}")
 
 
 def open_folder(folder: Path) -> ScratchDualEncoder:

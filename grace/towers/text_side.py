@@ -15,6 +15,7 @@ import pandas as pd
 from grace.data.tables import DatasetTables
 from grace.system.errors import GraceError
 from grace.system.files import read_array
+from grace.system.progress import progress
 
 
 def embeddings_of(images: pd.DataFrame, tables: DatasetTables, embeddings: Path) -> np.ndarray:
@@ -34,9 +35,10 @@ def embeddings_of(images: pd.DataFrame, tables: DatasetTables, embeddings: Path)
 def encode_captions(texts: list[str], encode_text: Callable[[list[str]], Any], batch_size: int) -> np.ndarray:
     """Encode `texts` in batches: float32 [texts, D], C-contiguous; `encode_text` returns torch tensors on any
     device."""
+    starts = range(0, len(texts), batch_size)
     parts = [
         np.asarray(encode_text(texts[start : start + batch_size]).detach().cpu(), dtype=np.float32)
-        for start in range(0, len(texts), batch_size)
+        for start in progress(starts, desc="encode captions", unit="batches", shown=len(starts) > 1)
     ]
     queries_QD = np.ascontiguousarray(np.concatenate(parts))
     _check_unit_length(queries_QD, "the tower's text embeddings")

@@ -18,6 +18,7 @@ from grace import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = ROOT / "envs" / "grace.def"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SECTIONS = {"files", "post", "environment", "labels", "runscript", "test"}
 
 
@@ -67,12 +68,12 @@ def test_python_is_that_of_the_conda_environments():
     found = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+", HEADER["From"])
     conda = yaml.safe_load((ROOT / "envs" / "train.yaml").read_text())["dependencies"][0]
     assert conda == f"python ={found[1]}"
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert found[1] in SpecifierSet(wanted)
+    assert found[1] in SpecifierSet(PROJECT["requires-python"])
 
 
 def test_every_file_that_it_names_is_there():
     assert all((ROOT / name).exists() for name in COPIED)
+    assert {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]} <= set(COPIED)
     home = next(line.split()[1] for line in PARTS["post"] if line.startswith("cd "))
     assert {name: f"{home}/{name}" for name in COPIED} == COPIED
     for path, *_ in requirement_files(PARTS["post"]):

@@ -42,3 +42,15 @@ def test_no_document_names_a_target_that_is_not_there(document):
     targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
     named = {word for line in re.findall(r"`make ([a-z -]+)`", document.read_text()) for word in line.split()}
     assert named <= targets - {"clean"}
+
+
+def test_make_alone_lists_every_target_and_variable():
+    done = subprocess.run(["make"], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert done.stderr == ""
+    listed = re.findall(r"^  make ([a-z-]+) +\S", done.stdout, re.MULTILINE)
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert sorted(listed) == sorted(set(targets) - {"help", "clean"})
+    for variable in ("CONFIG", "CORES", "VERBOSE", "PYTHON"):
+        assert re.search(rf"^  {variable} +\S", done.stdout, re.MULTILINE), variable
+    assert next(line for line in done.stdout.splitlines() if line and line[0] != " ") == "Run"
+    assert max(map(len, done.stdout.splitlines())) <= 120

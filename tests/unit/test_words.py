@@ -24,6 +24,7 @@ PLACES = (
         "grace/plan",
         "grace/records",
         "grace/report",
+        "grace/training",
     ),
     *("grace/system", "grace/towers", "grace/workflow", "benchmarks", "config", "config.yaml"),
 )

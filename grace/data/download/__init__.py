@@ -22,6 +22,7 @@ from grace.data.download.sources import SOURCES_FILE, Source, sources_of
 from grace.data.download.transfer import RESERVE, Patience, fetch, have_of
 from grace.system.errors import GraceError
 from grace.system.files import check_space, read_json, write_json
+from grace.system.progress import say
 
 RECEIPT = "download.json"
 SLACK = 2
@@ -40,6 +41,7 @@ def download(
     folder, archives = Path(data) / dataset, Path(data) / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     missing = [source for source in wanted if not _is_complete(folder, source)]
+    say(f"{dataset}: {len(missing)} of {len(wanted)} files are missing in {folder}")
     for source in missing:
         if source.form and not (archives / source.file).is_file():
             raise GraceError(_please_place(source, archives))

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from grace.system.errors import GraceError
 from grace.system.files import replacing
+from grace.system.progress import progress
 
 BLOCK = 1 << 20
 
@@ -71,7 +70,7 @@ def unpack_folder(archive: Path, take: str, target: Path, bounds: Bounds) -> int
     try:
         with (
             _members(archive, take, bounds) as (members, open_member),
-            tqdm(desc=f"unpack {archive.name}", unit="file", disable=None) as bar,
+            progress(desc=f"unpack {archive.name}", unit="files") as bar,
         ):
             for member in members:
                 place = temporary / PurePosixPath(member.path).name

@@ -11,11 +11,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from grace.data.download.sources import Source
 from grace.system.errors import GraceError
 from grace.system.files import read_json, write_json
+from grace.system.progress import BYTES, progress
 
 RECORD = "checksums.json"
 CHUNK = 1 << 20
@@ -64,7 +63,7 @@ def digests(path: Path) -> dict[str, str]:
     size = path.stat().st_size
     with (
         open(path, "rb") as file,
-        tqdm(total=size, desc=f"check {path.name}", unit="B", unit_scale=True, disable=None) as bar,
+        progress(total=size, desc=f"check {path.name}", unit=BYTES) as bar,
     ):
         while block := file.read(CHUNK):
             for one in sums.values():

@@ -23,12 +23,11 @@ from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 from urllib.request import Request, build_opener
 
-from tqdm import tqdm
-
 from grace.data.download.checksums import WrongFile, record, verify
 from grace.data.download.sources import Source
 from grace.system.errors import GraceError
 from grace.system.files import check_space, read_json, write_json
+from grace.system.progress import BYTES, progress, say
 
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 BLOCK = 1 << 18
@@ -105,7 +104,7 @@ def _patiently(url: str, source: Source, part: Path, patience: Patience) -> None
             if failures >= patience.attempts:
                 raise GiveUp(f"{why} ({failures} attempts)") from None
             wait = min(max(why.wait, 2.0 ** (failures - 1)), patience.longest_wait)
-            tqdm.write(f"{url}: {why}; retrying in {wait:.0f} s", file=sys.stderr)
+            say(f"{url}: {why}; retrying in {wait:.0f} s", sys.stderr)
             patience.sleep(wait)
 
 
@@ -170,7 +169,7 @@ def _receive(url: str, answer, have: int, source: Source, part: Path) -> None:
     done = start
     with (
         open(part, "ab" if start else "wb") as file,
-        tqdm(total=total, initial=start, desc=source.file, unit="B", unit_scale=True, disable=None) as bar,
+        progress(total=total, done=start, desc=f"fetch {source.file}", unit=BYTES) as bar,
     ):
         while block := answer.read(BLOCK):
             done += len(block)

@@ -22,6 +22,7 @@ from grace.records.stage import stage
 from grace.retrieval.runs import write_run
 from grace.system.errors import GraceError
 from grace.system.files import write_json
+from grace.system.progress import busy, say
 from grace.towers.text_side import embeddings_of, encode_captions
 from grace.workflow.config import Retrieve
 
@@ -46,7 +47,9 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
     tables = load_dataset(dataset)
     gallery_ND = embeddings_of(tables.gallery, tables, embeddings)
     captions = tables.captions_of("test")
-    encoder = open_tower(Path(tower))
+    say(f"{len(captions):,} queries, {len(gallery_ND):,} images; depth {settings.depth}")
+    with busy("loading the tower"):
+        encoder = open_tower(Path(tower))
 
     start = time.perf_counter()
     queries_QD = encode_captions(captions["text"].tolist(), encoder.encode_text, settings.batch_size)
@@ -56,7 +59,8 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
             f"{embeddings} "
             f"have {gallery_ND.shape[1]}; they come from different towers: encode the images again"
         )
-    scores, rows = search(gallery_ND, queries_QD, settings.depth)
+    with busy("searching the gallery"):
+        scores, rows = search(gallery_ND, queries_QD, settings.depth)
     seconds = time.perf_counter() - start
 
     images = tables.gallery["image_id"].to_numpy(dtype=object)

@@ -16,6 +16,7 @@ from grace.identifiers.tree.file import save_trie
 from grace.identifiers.tree.tree import Trie
 from grace.records.stage import stage
 from grace.system.errors import GraceError
+from grace.system.progress import busy
 
 
 @stage("trie")
@@ -26,7 +27,8 @@ def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
     if not len(rows):
         raise GraceError(f"identifiers {identifiers} contain no image of the split test; run identifiers again")
     end = None if tables.scheme == "atomic" else end_token_id(read_tokenizer(tokenizer))
-    save_trie(tree_of(rows, end), output, fingerprint=tables.fingerprint)
+    with busy(f"building the trie of {len(rows):,} identifiers of {rows['image_id'].nunique():,} images"):
+        save_trie(tree_of(rows, end), output, fingerprint=tables.fingerprint)
 
 
 def tree_of(rows: pd.DataFrame, end: int | None) -> Trie:
