@@ -68,7 +68,7 @@ class Validation:
                 with torch.inference_mode():
                     media = model.resample(self.pad_tokens.to(device))
                 search = atomic_search if self.identifiers.scheme == "atomic" else generative_search
-                found, *_ = search(
+                found = search(
                     model,
                     self.prompts[mine],
                     media,
@@ -76,7 +76,7 @@ class Validation:
                     self.identifiers,
                     SEARCH,
                     self.query_ids[mine],
-                )
+                ).answers
         finally:
             model.train(was)
         ranks = np.array(

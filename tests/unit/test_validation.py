@@ -15,6 +15,7 @@ from grace.identifiers.base import read_tokenizer
 from grace.model.atomic_head import AtomicHead
 from grace.model.flamingo import add_tokens, build
 from grace.model.prompts import Prompts
+from grace.retrieval.found import Found
 from grace.system.errors import GraceError
 from grace.towers.embeddings import Embeddings
 from grace.training import validation as module
@@ -83,9 +84,9 @@ def test_a_model_that_is_made_to_know_is_right_and_is_left_as_it_was(
     search = module.atomic_search if scheme == "atomic" else module.generative_search
     with torch.inference_mode():
         media = model.resample(asked.pad_tokens)
-    found, *_ = search(
+    found = search(
         model.eval(), asked.prompts, media, asked.tree, asked.identifiers, module.SEARCH, asked.query_ids
-    )
+    ).answers
     gold = [found[query][0][0] if query in knows else "elsewhere" for query in asked.query_ids]
     right = module.replace(asked, gold=gold).measure_model(model)
     assert right["R@1"] == right["R@10"] == right["MRR@10"] == pytest.approx(3 / len(gold))
@@ -100,7 +101,7 @@ def test_the_measures_are_those_of_the_evaluation(tiny, with_val, tokenizer_fold
         query: [(gold if rank == places[query] else f"other{rank}", -float(rank)) for rank in range(1, 13)]
         for query, gold in zip(asked.query_ids, asked.gold, strict=True)
     }
-    monkeypatch.setattr(module, "generative_search", lambda *given: (answers, {}, {}))
+    monkeypatch.setattr(module, "generative_search", lambda *given: Found(answers, None))
     model = SimpleNamespace(
         training=False, eval=lambda: None, train=lambda mode: None, parameters=lambda: iter([torch.zeros(1)]),
         resample=lambda tokens: tokens,

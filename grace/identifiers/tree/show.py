@@ -36,13 +36,7 @@ def show(
     tree, assigned, words = open_trie(trie), load_identifiers(identifiers), read_tokenizer(tokenizer)
     tree.check(assigned)
     tokens = prefix_tokens(prefix, assigned, words)
-    node = tree.walk(tokens)
-    if node is None:
-        reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
-        raise GraceError(
-            f"the tokens of {prefix!r} begin no identifier of the gallery: the trie goes with them for {reached} of "
-            f"{len(tokens)} tokens ({token_texts(tokens[:reached], assigned, words) or 'the root'}); end where a token ends"
-        )
+    node = node_of(tree, tokens, prefix, assigned, words)
     console = console or Console()
     labels, children = tree.children(node)
     below = leaves_below(tree, [node, *children.tolist()])
@@ -59,6 +53,18 @@ def show(
     console.print(table)
     if len(labels) > rows:
         console.print(f"and {len(labels) - rows} more children; --rows shows more")
+
+
+def node_of(tree: Trie, tokens: list[int], prefix: object, assigned: IdentifierTables, words) -> int:
+    """The node that `tokens` lead to; a `GraceError` that names `prefix` and says how far the tree goes where there is none."""
+    node = tree.walk(tokens)
+    if node is None:
+        reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
+        raise GraceError(
+            f"the tokens of {prefix!r} begin no identifier of the gallery: the trie goes with them for {reached} of "
+            f"{len(tokens)} tokens ({token_texts(tokens[:reached], assigned, words) or 'the root'}); end where a token ends"
+        )
+    return node
 
 
 def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:
