@@ -45,7 +45,7 @@ def open(folder: Path | str, *, gallery_only: bool = False, device: str = "auto"
         >>> grace.open("results/scenes/atomic/seed0", gallery_only=True)
         <grace.System atomic, seed 0: 14 images>
     """
-    from grace.retrieval.system import open_system
+    from grace.retrieval.opening import open_system
 
     return open_system(folder, gallery_only=gallery_only, device=device)
 

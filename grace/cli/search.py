@@ -59,8 +59,8 @@ def search(
 
     What `settings` does not set is as in the run of the system. A file `picture` that exists is refused.
     """
+    from grace.retrieval.opening import open_system
     from grace.retrieval.queries import check_texts
-    from grace.retrieval.system import open_system
 
     texts = check_texts(captions)
     given = settings.model_dump(include=settings.model_fields_set)
@@ -97,11 +97,14 @@ def _tell(
     system: System, texts: list[str], found: Found, gallery_only: bool, given: dict, say: Callable[[str], None]
 ) -> None:
     """Say what is searched, then the images of every text, and how many of them are not proven to be the best."""
+    from grace.retrieval.folders import BASELINE
     from grace.system.printable import printable
 
     known = system.captions.drop_duplicates("image_id").set_index("image_id")["text"]
     files = system.images.set_index("image_id")["file"]
     searched = "images of the gallery (split test)" if gallery_only else "images have an identifier and are searched"
+    keys = system.settings(**given)
+    provable = system.scheme not in ("atomic", BASELINE) and (keys.search, keys.merge) == ("beam", "max")
     say(f"{system.scheme}, seed {system.seed}: {len(system.images)} of {system.images_in_all} {searched}")
     for text, (query_id, answers) in zip(texts, found.answers.items(), strict=True):
         say(f"\n{printable(text)}")
@@ -111,7 +114,7 @@ def _tell(
         proven = found.certified[query_id] if found.certified else len(answers)
         if proven < len(answers):
             part = f"the first {proven}" if proven else "none"
-            hint = EXACT if system.exact_would_prove(**given) else ""
+            hint = EXACT if provable else ""
             say(f"      {part} of these {len(answers)} are proven to be the best{hint}")
 
 
