@@ -171,8 +171,8 @@ class System:
             >>> import grace
             >>> system = grace.open("results/scenes/atomic/seed0")
             >>> best = system.search("a red circle", top=1).iloc[0]
-            >>> round(abs(system.score("a red circle", best["image_id"]) - best["score"]), 3)
-            0.0
+            >>> f"{abs(system.score('a red circle', best['image_id']) - best['score']):.3f}"
+            '0.000'
         """
         text = check_texts([query])[0]
         self._check_image(image_id)
