@@ -15,12 +15,12 @@ rule baseline:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(MEMORY["baseline"]),
-        gpu=GPUS.get("baseline", 0),
+        **resources_of("baseline", MEMORY["baseline"]),
     params:
-        folder=lambda wildcards, output: os.path.dirname(output.run),
-        settings=part(CONFIG.retrieve, "depth", "batch_size"),
-        stage_version=STAGES["baseline"],
+        **params_of("baseline"),
+        folder=subpath(output.run, parent=True),
     shell:
-        "python -m grace baseline --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
-        " --output {params.folder:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "baseline --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"
+            " --output {params.folder:q} {params.settings}"
+        )

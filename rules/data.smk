@@ -1,9 +1,9 @@
 # Stages download, dataset and tokenizer.
-KARPATHY = CONFIG.dataset.karpathy
-FOLDER = CONFIG.dataset.folder
+KARPATHY, FOLDER = CONFIG.dataset.karpathy, CONFIG.dataset.folder
+FETCHED = CONFIG.dataset.source == "karpathy" and KARPATHY.fetched
 RECEIPT = f"{KARPATHY.data}/{KARPATHY.download}/download.json"
 
-if CONFIG.dataset.source == "karpathy" and KARPATHY.fetched:
+if FETCHED:
 
     rule download:
         output:
@@ -15,94 +15,49 @@ if CONFIG.dataset.source == "karpathy" and KARPATHY.fetched:
         localrule: True
         conda:
             "../envs/infer.yaml"
+        resources:
+            **resources_of("download", 1000),
         params:
             name=KARPATHY.download,
-            data=KARPATHY.data,
+            data=subpath(output[0], ancestor=2),
         shell:
-            "python -m grace download {params.name:q} --data {params.data:q} > {log:q} 2>&1"
+            stage_command("download {params.name:q} --data {params.data:q}")
 
 
-if CONFIG.dataset.source == "karpathy":
-
-    rule dataset:
-        input:
-            RECEIPT if KARPATHY.fetched else KARPATHY.json_file,
-        output:
-            directory(f"{DATA}/dataset"),
-        log:
-            f"{LOGS}/dataset.log",
-        benchmark:
-            f"{TIMES}/dataset.tsv"
-        conda:
-            "../envs/infer.yaml"
-        threads: 1
-        resources:
-            mem_mb=memory(4000),
-        params:
-            # a folder of photos is no input: its time stamp says nothing about the photos
-            json_file=KARPATHY.paths[0],
-            images=KARPATHY.paths[1],
-            name=CONFIG.dataset.name,
-            settings=as_json(section=KARPATHY),
-            stage_version=STAGES["dataset"],
-        shell:
-            "python -m grace dataset karpathy --json {params.json_file:q} --images {params.images:q} --name {params.name:q}"
-            " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
-
-elif CONFIG.dataset.source == "folder":
-
-    rule dataset:
-        input:
-            [FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else [],
-        output:
-            directory(f"{DATA}/dataset"),
-        log:
-            f"{LOGS}/dataset.log",
-        benchmark:
-            f"{TIMES}/dataset.tsv"
-        conda:
-            "../envs/infer.yaml"
-        threads: ALONE
-        resources:
-            mem_mb=memory(4000),
-            gpu=GPUS.get("dataset", 0),
-        params:
-            # the folder of photos is no input, as above; what is in it is a parameter
-            photos=photos,
-            name=CONFIG.dataset.name,
-            settings=as_json(section=FOLDER),
-            stage_version=STAGES["dataset"],
-        shell:
-            "python -m grace dataset folder --name {params.name:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
-
-else:
-
-    rule dataset:
-        output:
-            directory(f"{DATA}/dataset"),
-        log:
-            f"{LOGS}/dataset.log",
-        benchmark:
-            f"{TIMES}/dataset.tsv"
-        conda:
-            "../envs/infer.yaml"
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-        params:
-            name=CONFIG.dataset.name,
-            settings=as_json(section=CONFIG.dataset.scenes),
-            stage_version=STAGES["dataset"],
-        shell:
-            "python -m grace dataset scenes --name {params.name:q} --output {output:q} --settings {params.settings:q}"
-            " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+rule dataset:
+    input:
+        {
+            "scenes": [],
+            "karpathy": RECEIPT if FETCHED else as_they_are([KARPATHY.json_file]),
+            "folder": as_they_are([FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else []),
+        }[CONFIG.dataset.source],
+    output:
+        directory(f"{DATA}/dataset"),
+    log:
+        f"{LOGS}/dataset.log",
+    benchmark:
+        f"{TIMES}/dataset.tsv"
+    conda:
+        "../envs/infer.yaml"
+    threads: ALONE if CONFIG.dataset.source == "folder" else 1
+    resources:
+        **resources_of("dataset", 2000 if CONFIG.dataset.source == "scenes" else 4000),
+    params:
+        **params_of("dataset"),
+        source=CONFIG.dataset.source,
+        name=CONFIG.dataset.name,
+        files=karpathy_files(CONFIG),
+        photos=photos(CONFIG),
+    shell:
+        stage_command(
+            "dataset {params.source} --name {params.name:q} {params.files} --output {output:q} {params.settings}"
+        )
 
 
 rule tokenizer:
     input:
         dataset=rules.dataset.output[0],
-        files=read_by(CONFIG, "tokenizer"),
+        files=own_files(CONFIG, "tokenizer"),
     output:
         directory(f"{DATA}/tokenizer"),
     log:
@@ -114,10 +69,8 @@ rule tokenizer:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        **resources_of("tokenizer", 2000),
     params:
-        settings=as_json(section=CONFIG.flamingo),
-        stage_version=STAGES["tokenizer"],
+        **params_of("tokenizer"),
     shell:
-        "python -m grace tokenizer --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q}"
-        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command("tokenizer --dataset {input.dataset:q} --output {output:q} {params.settings}")

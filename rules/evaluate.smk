@@ -4,7 +4,7 @@ rule evaluate_system:
         dataset=rules.dataset.output[0],
         run=f"{DATA}/{{system}}/run.trec",
         retrieval=f"{DATA}/{{system}}/retrieval.json",
-        baseline=lambda wildcards: [] if wildcards.system == "baseline" else rules.baseline.output.run,
+        baseline=lambda wildcards: [] if wildcards.system == "baseline" else f"{DATA}/baseline/run.trec",
     output:
         metrics=f"{DATA}/{{system}}/metrics.json",
         values=f"{DATA}/{{system}}/per_query.parquet",
@@ -16,14 +16,15 @@ rule evaluate_system:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        **resources_of("evaluate", 2000),
     params:
-        baseline=lambda wildcards: "" if wildcards.system == "baseline" else "--baseline",
-        settings=as_json(section=CONFIG.evaluate),
-        stage_version=STAGES["evaluate"],
+        **params_of("evaluate"),
+        baseline=options("baseline"),
     shell:
-        "python -m grace evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q}"
-        " {params.baseline} {input.baseline:q} --output {output.metrics:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "evaluate --dataset {input.dataset:q} --run {input.run:q} --retrieval {input.retrieval:q} {params.baseline}"
+            " --output {output.metrics:q} {params.settings}"
+        )
 
 
 rule metrics:
@@ -41,8 +42,8 @@ rule metrics:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(1000),
+        **resources_of("metrics", 1000),
     params:
-        stage_version=STAGES["metrics"],
+        **params_of("metrics"),
     shell:
-        "python -m grace metrics {input.metrics:q} --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command("metrics {input.metrics:q} --output {output:q}")

@@ -16,15 +16,16 @@ rule assign_identifiers:
     # the clusterings of one level are independent; the other schemes compute next to nothing
     threads: lambda wildcards: ALONE if wildcards.scheme == "structured" else 1
     resources:
-        mem_mb=memory(2000),
+        **resources_of("identifiers", 2000),
     params:
-        settings=as_json(section=CONFIG.identifiers),
+        **params_of("identifiers"),
         val=VAL,
-        stage_version=STAGES["identifiers"],
     shell:
-        "python -m grace identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
-        " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
-        " --output {output:q} {params.val} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
+            " --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q} --pseudo-queries {input.pseudo_queries:q}"
+            " --output {output:q} {params.val} {params.settings}"
+        )
 
 
 rule build_trie:
@@ -41,9 +42,8 @@ rule build_trie:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        **resources_of("trie", 2000),
     params:
-        stage_version=STAGES["trie"],
+        **params_of("trie"),
     shell:
-        "python -m grace trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}"
-        " > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command("trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}")

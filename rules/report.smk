@@ -1,29 +1,44 @@
 # Stage report: one HTML file of every result, and beside it the whole configuration that they came from.
+rule configuration:
+    output:
+        f"{OUTPUT}/report/config.json",
+    log:
+        f"{LOGS}/configuration.log",
+    localrule: True
+    conda:
+        "../envs/infer.yaml"
+    resources:
+        **resources_of("configuration", 1000),
+    params:
+        **params_of("configuration"),
+    shell:
+        stage_command("resolve --output {output:q} {params.settings}")
+
+
 rule report:
     input:
         metrics=rules.metrics.output[0],
         dataset=rules.dataset.output[0],
         embeddings=rules.encode.output[0],
         runs=expand(f"{DATA}/{{system}}/run.trec", system=SYSTEMS),
-        models=expand(rules.train_model.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
-        identifiers=expand(rules.assign_identifiers.output, scheme=CONFIG.schemes, seed=CONFIG.seeds),
-        benchmark=benchmark_of_decoding,
+        models=expand(f"{RUN}/model", scheme=CONFIG.schemes, seed=CONFIG.seeds),
+        identifiers=expand(f"{RUN}/identifiers", scheme=CONFIG.schemes, seed=CONFIG.seeds),
+        config=rules.configuration.output[0],
+        benchmark=own_files(CONFIG, "report"),
     output:
-        page=f"{OUTPUT}/report/index.html",
-        config=f"{OUTPUT}/report/config.json",
+        f"{OUTPUT}/report/index.html",
     log:
         f"{LOGS}/report.log",
     conda:
         "../envs/infer.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        **resources_of("report", 2000),
     params:
-        results=lambda wildcards, input: os.path.dirname(input.metrics),
-        config=json.dumps(CONFIG.model_dump(mode="json"), sort_keys=True),
-        settings=as_json(section=CONFIG.report),
-        stage_version=STAGES["report"],
+        **params_of("report"),
+        results=subpath(input.metrics, parent=True),
+        decoding=stamp_of("decoding_benchmark.json"),
     shell:
-        "(python -m grace resolve --output {output.config:q} --settings {params.config:q} &&"
-        " python -m grace report --config {output.config:q} --results {params.results:q} --output {output.page:q}"
-        " --settings {params.settings:q}) > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "report --config {input.config:q} --results {params.results:q} --output {output:q} {params.settings}"
+        )

@@ -18,13 +18,12 @@ rule retrieve_images:
         "../envs/infer.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(MEMORY["retrieve"]),
-        gpu=GPUS.get("retrieve", 0),
+        **resources_of("retrieve", MEMORY["retrieve"]),
     params:
-        folder=lambda wildcards, output: os.path.dirname(output.run),
-        settings=as_json(section=CONFIG.retrieve),
-        stage_version=STAGES["retrieve"],
+        **params_of("retrieve"),
+        folder=subpath(output.run, parent=True),
     shell:
-        "python -m grace retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q}"
-        " --identifiers {input.identifiers:q} --trie {input.trie:q} --model {input.model:q} --output {params.folder:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q} --identifiers {input.identifiers:q}"
+            " --trie {input.trie:q} --model {input.model:q} --output {params.folder:q} {params.settings}"
+        )

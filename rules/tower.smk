@@ -2,7 +2,7 @@
 rule tower:
     input:
         dataset=rules.dataset.output[0],
-        weights=read_by(CONFIG, "tower"),
+        weights=own_files(CONFIG, "tower"),
     output:
         directory(f"{DATA}/tower"),
     log:
@@ -13,13 +13,11 @@ rule tower:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=memory(MEMORY["tower"]),
-        gpu=GPUS.get("tower", 0),
+        **resources_of("tower", MEMORY["tower"]),
     params:
-        settings=part(CONFIG.tower, "kind", CONFIG.tower.kind),
-        stage_version=STAGES["tower"],
+        **params_of("tower"),
     shell:
-        "python -m grace tower --dataset {input.dataset:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command("tower --dataset {input.dataset:q} --output {output:q} {params.settings}")
 
 
 rule encode:
@@ -36,11 +34,10 @@ rule encode:
         "../envs/train.yaml"
     threads: ALONE
     resources:
-        mem_mb=memory(MEMORY["encode"]),
-        gpu=GPUS.get("encode", 0),
+        **resources_of("encode", MEMORY["encode"]),
     params:
-        settings=part(CONFIG.tower, "kind", CONFIG.tower.kind, "encode_batch"),
-        stage_version=STAGES["encode"],
+        **params_of("encode"),
     shell:
-        "python -m grace encode --dataset {input.dataset:q} --tower {input.tower:q} --output {output:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        stage_command(
+            "encode --dataset {input.dataset:q} --tower {input.tower:q} --output {output:q} {params.settings}"
+        )

@@ -24,6 +24,7 @@ from grace.data.tables import DatasetTables, load_dataset
 from grace.data.text_tables import rows_of
 from grace.data.texts import check_whole
 from grace.records.provenance import provenance
+from grace.records.stage import stage
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, need, read_table, replacing_folder, write_json, write_table
 from grace.workflow.config import PseudoQueries
@@ -32,6 +33,7 @@ TEXTS_AT_ONCE = 1024
 ROUNDS = 20  # times that an image whose samples repeat or do not end is asked again
 
 
+@stage("pseudo_queries")
 def pseudo_queries(
     *, dataset: Path, embeddings: Path | None, captioner: Path | None, tower: Path | None = None, output: Path,
     settings: PseudoQueries, val: bool = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import OutputFile, Settings, parsed, recorded
+from grace.cli.options import OutputFile, Settings, parsed
 from grace.system.errors import GraceError
 
 app = typer.Typer()
@@ -16,6 +16,7 @@ app = typer.Typer()
 @app.command("resolve")
 def resolve_command(output: OutputFile, settings: Settings) -> None:
     """Write the whole configuration, defaults filled in, as JSON (for the report)."""
+    from grace.records.sidecars.recording import recorded
     from grace.system.files import write_json
     from grace.workflow.config import Config
 

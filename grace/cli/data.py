@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed, recorded
+from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed
 from grace.workflow.config import Flamingo, Folder, Karpathy, Scenes, Tower
 
 dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
@@ -35,9 +35,7 @@ def scenes_command(output: Output, settings: Settings = "{}", name: str = "scene
     """Draw the built-in data set."""
     from grace.data import source
 
-    given = parsed(Scenes, settings)
-    with recorded("dataset", reads={}, writes=[output], settings={"name": name, **given.model_dump(mode="json")}):
-        source("scenes")(output=output, settings=given, name=name)
+    source("scenes")(output=output, settings=parsed(Scenes, settings), name=name)
 
 
 @dataset_app.command("karpathy")
@@ -51,17 +49,13 @@ def karpathy_command(
 ) -> None:
     """Read a JSON file in Karpathy's format and check its images."""
     from grace.data import source
-    from grace.data.tables import load_dataset
     from grace.workflow.config import parse
 
     given = parsed(Karpathy, settings).model_dump()
     if restval is not None:
         given["restval"] = restval
     chosen = parse(Karpathy, given, "--restval")
-    said = {"name": name, **chosen.model_dump(mode="json", exclude={"json_file", "images"})}
-    with recorded("dataset", reads={"json_file": json}, writes=[output], settings=said) as record:
-        source("karpathy")(json_file=json, images=images, output=output, settings=chosen, name=name)
-        record.add("images", images, files=load_dataset(output).images["file"].tolist())
+    source("karpathy")(json_file=json, images=images, output=output, settings=chosen, name=name)
 
 
 @dataset_app.command("folder")
@@ -76,18 +70,12 @@ def folder_command(
     """Read any folder of images; options are laid over the settings."""
     from grace.captions.writers import write_captions
     from grace.data import source
-    from grace.data.tables import load_dataset
     from grace.workflow.config import parse
 
     given = {"images": images, "captions": captions, "captioner": captioner}
     merged = parsed(Folder, settings).model_dump() | {key: value for key, value in given.items() if value}
     chosen = parse(Folder, merged, "--settings")
-    reads = {"captions": Path(chosen.captions)} if chosen.captions not in ("", "sidecar") else {}
-    with recorded(
-        "dataset", reads=reads, writes=[output], settings={"name": name, **chosen.model_dump(mode="json")}
-    ) as record:
-        source("folder")(output=output, settings=chosen, name=name, write_captions=write_captions)
-        record.add("images", Path(chosen.images), files=load_dataset(output).images["file"].tolist())
+    source("folder")(output=output, settings=chosen, name=name, write_captions=write_captions)
 
 
 @app.command("tokenizer")
@@ -95,9 +83,7 @@ def tokenizer_command(dataset: Dataset, output: Output, settings: Settings = "{}
     """Make the language model's tokenizer (settings: flamingo)."""
     from grace.model.tokenizer import tokenizer
 
-    given = parsed(Flamingo, settings)
-    with recorded("tokenizer", reads={"dataset": dataset}, writes=[output], settings=given.model_dump(mode="json")):
-        tokenizer(dataset=dataset, output=output, settings=given)
+    tokenizer(dataset=dataset, output=output, settings=parsed(Flamingo, settings))
 
 
 @app.command("tower")
@@ -107,10 +93,8 @@ def tower_command(dataset: Dataset, output: Output, settings: Settings = "{}") -
     from grace.towers import tower
 
     given = parsed(Tower, settings)
-    said = given.model_dump(mode="json", include={"kind", given.kind})
     leave_busy_cores()
-    with recorded("tower", reads={"dataset": dataset}, writes=[output], settings=said, photos_of=dataset):
-        tower(dataset=dataset, output=output, settings=given)
+    tower(dataset=dataset, output=output, settings=given)
 
 
 @app.command("encode")
@@ -118,8 +102,4 @@ def encode_command(dataset: Dataset, tower: TowerFolder, output: Output, setting
     """Encode every image once: embeddings and visual tokens (settings: tower)."""
     from grace.towers.embeddings import encode
 
-    given = parsed(Tower, settings)
-    said = given.model_dump(mode="json", include={"kind", given.kind, "encode_batch"})
-    reads = {"dataset": dataset, "tower": tower}
-    with recorded("encode", reads=reads, writes=[output], settings=said, photos_of=dataset):
-        encode(dataset=dataset, tower=tower, output=output, settings=given)
+    encode(dataset=dataset, tower=tower, output=output, settings=parsed(Tower, settings))

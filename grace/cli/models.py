@@ -22,7 +22,6 @@ from grace.cli.options import (
     Trie,
     Val,
     parsed,
-    recorded,
 )
 from grace.system.errors import GraceError
 from grace.workflow.config import Atomic, Captioner, Flamingo, Identifiers, PseudoQueries, Retrieve, Section, Training
@@ -57,11 +56,11 @@ def captioner_command(
     from grace.training.captioner import captioner
 
     given = parsed(_CaptionerSettings, settings)
-    said = given.model_dump(mode="json")
-    reads = {"dataset": dataset, "tokenizer": tokenizer, "embeddings": embeddings}
     leave_busy_cores()
-    with recorded("captioner", reads=reads, writes=[output], settings=said, seed=given.training.seed):
-        captioner(**reads, output=output, state=state, flamingo=given.flamingo, training=given.training)
+    captioner(
+        dataset=dataset, tokenizer=tokenizer, embeddings=embeddings, output=output, state=state,
+        flamingo=given.flamingo, training=given.training,
+    )  # fmt: skip
 
 
 @app.command("pseudo_queries")
@@ -77,11 +76,10 @@ def pseudo_queries_command(
     """Write captions of every gallery image with the captioner, borrow them of the train split, or take them from a file."""
     from grace.captions.pseudo_queries import pseudo_queries
 
-    given = parsed(PseudoQueries, settings)
-    reads = {"dataset": dataset, "embeddings": embeddings, "captioner": captioner, "tower": tower}
-    said = {**given.model_dump(mode="json"), "val": val}
-    with recorded("pseudo_queries", reads=reads, writes=[output], settings=said):
-        pseudo_queries(**reads, output=output, settings=given, val=val)
+    pseudo_queries(
+        dataset=dataset, embeddings=embeddings, captioner=captioner, tower=tower, output=output,
+        settings=parsed(PseudoQueries, settings), val=val,
+    )  # fmt: skip
 
 
 @app.command("identifiers")
@@ -99,11 +97,10 @@ def identifiers_command(
     """Assign an identifier to every train and test image."""
     from grace.identifiers import identifiers
 
-    given = parsed(Identifiers, settings)
-    said = {"scheme": scheme, **given.model_dump(mode="json"), "val": val}
-    reads = {"dataset": dataset, "tokenizer": tokenizer, "embeddings": embeddings, "pseudo_queries": pseudo_queries}
-    with recorded("identifiers", reads=reads, writes=[output], settings=said, seed=seed):
-        identifiers(scheme=scheme, seed=seed, **reads, output=output, settings=given, val=val)
+    identifiers(
+        scheme=scheme, seed=seed, dataset=dataset, tokenizer=tokenizer, embeddings=embeddings,
+        pseudo_queries=pseudo_queries, output=output, settings=parsed(Identifiers, settings), val=val,
+    )  # fmt: skip
 
 
 @trie_app.callback()
@@ -120,9 +117,7 @@ def trie_command(
         return
     if identifiers is None or tokenizer is None or output is None:
         raise GraceError("trie: name --identifiers, --tokenizer and --output, or look into one with `trie show`")
-    reads = {"identifiers": identifiers, "tokenizer": tokenizer}
-    with recorded("trie", reads=reads, writes=[output], settings={}):
-        trie(**reads, output=output)
+    trie(identifiers=identifiers, tokenizer=tokenizer, output=output)
 
 
 @trie_app.command("show")
@@ -163,28 +158,12 @@ def train_command(
     from grace.training.stage import train
 
     given = parsed(_TrainSettings, settings)
-    reads = {
-        "dataset": dataset,
-        "tokenizer": tokenizer,
-        "embeddings": embeddings,
-        "pseudo_queries": pseudo_queries,
-        "identifiers": identifiers,
-        "start_from": start_from,
-        "tower": tower,
-    }
-    said = {"scheme": scheme, **given.model_dump(mode="json")}
     leave_busy_cores()
-    with recorded("train", reads=reads, writes=[output], settings=said, seed=seed):
-        train(
-            scheme=scheme,
-            seed=seed,
-            **reads,
-            output=output,
-            state=state,
-            flamingo=given.flamingo,
-            training=given.training,
-            atomic_head=given.atomic_head,
-        )
+    train(
+        scheme=scheme, seed=seed, dataset=dataset, tokenizer=tokenizer, embeddings=embeddings,
+        pseudo_queries=pseudo_queries, identifiers=identifiers, output=output, state=state, flamingo=given.flamingo,
+        training=given.training, atomic_head=given.atomic_head, start_from=start_from, tower=tower,
+    )  # fmt: skip
 
 
 @app.command("retrieve")
@@ -200,8 +179,7 @@ def retrieve_command(
     """Decode the test captions under the trie; write run.trec, retrieval.json and certificates.parquet."""
     from grace.retrieval.stage import retrieve
 
-    given = parsed(Retrieve, settings)
-    reads = {"dataset": dataset, "embeddings": embeddings, "identifiers": identifiers, "trie": trie, "model": model}
-    writes = [output / "run.trec", output / "retrieval.json", output / "certificates.parquet"]
-    with recorded("retrieve", reads=reads, writes=writes, settings=given.model_dump(mode="json")):
-        retrieve(**reads, output=output, settings=given)
+    retrieve(
+        dataset=dataset, embeddings=embeddings, identifiers=identifiers, trie=trie, model=model, output=output,
+        settings=parsed(Retrieve, settings),
+    )  # fmt: skip

@@ -34,10 +34,3 @@ Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training
 
 def parsed(model: type[Section], text: str) -> Any:
     return parse_settings(model, text, "--settings")
-
-
-def recorded(stage: str, **given: Any) -> Any:
-    """Record the stage that runs inside: `grace.records.sidecars.recording.recorded`, loaded when it is called."""
-    from grace.records.sidecars.recording import recorded
-
-    return recorded(stage, **given)

@@ -1,4 +1,4 @@
-"""Commands about how results were made: provenance, verify."""
+"""Commands about how results were made: provenance, retime, verify."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def provenance_command(file: Annotated[Path, typer.Argument(help="a file or fold
 
     for line in chain(file):
         typer.echo(line)
+
+
+@app.command("retime")
+def retime_command(
+    results: Annotated[Path, typer.Argument(help="folder of results")] = Path("results"),
+) -> None:
+    """Give files that are dated later than now (a clock ran ahead) the time of now."""
+    from grace.system.clock import retime
+    from grace.system.files import need
+
+    found = retime(need(results, "folder of results"))
+    typer.echo(f"{results}: {len(found)} files were dated later than now and have the time of now")
 
 
 @app.command("verify")

@@ -17,7 +17,6 @@ from grace.cli.options import (
     Settings,
     TowerFolder,
     parsed,
-    recorded,
 )
 from grace.workflow.config import Evaluate, Report, Retrieve
 
@@ -31,12 +30,7 @@ def baseline_command(
     """Retrieve with the dual encoder and FAISS flat search."""
     from grace.evaluation.baselines import baseline
 
-    given = parsed(Retrieve, settings)
-    reads = {"dataset": dataset, "embeddings": embeddings, "tower": tower}
-    writes = [output / "run.trec", output / "retrieval.json"]
-    said = given.model_dump(mode="json", include={"depth", "batch_size"})
-    with recorded("baseline", reads=reads, writes=writes, settings=said):
-        baseline(**reads, output=output, settings=given)
+    baseline(dataset=dataset, embeddings=embeddings, tower=tower, output=output, settings=parsed(Retrieve, settings))
 
 
 @app.command("evaluate")
@@ -50,24 +44,19 @@ def evaluate_command(
 ) -> None:
     """Measure one run: R@1/5/10 and MRR@10 with intervals, and the paired test against the baseline's run."""
     from grace.evaluation import evaluate
-    from grace.evaluation.stage import PER_QUERY
 
-    given = parsed(Evaluate, settings)
-    reads = {"dataset": dataset, "run": run, "retrieval": retrieval, "baseline": baseline}
-    writes = [output, output.with_name(PER_QUERY)]
-    with recorded("evaluate", reads=reads, writes=writes, settings=given.model_dump(mode="json")):
-        evaluate(**reads, output=output, settings=given)
+    evaluate(
+        dataset=dataset, run=run, retrieval=retrieval, baseline=baseline, output=output,
+        settings=parsed(Evaluate, settings),
+    )  # fmt: skip
 
 
 @app.command("metrics")
 def metrics_command(files: list[Path], output: OutputFile) -> None:
     """Collect metrics.json files into one list of rows."""
     from grace.evaluation import metrics
-    from grace.evaluation.stage import PER_QUERY
 
-    values = [file.with_name(PER_QUERY) for file in files]
-    with recorded("metrics", reads={str(file): file for file in [*files, *values]}, writes=[output], settings={}):
-        metrics(files=files, output=output)
+    metrics(files=files, output=output)
 
 
 @app.command("report")
@@ -79,13 +68,8 @@ def report_command(
 ) -> None:
     """Write the report: one HTML file that opens offline."""
     from grace.report import report
-    from grace.report.decoding import FILE as BENCHMARK
 
-    given = parsed(Report, settings)
-    benchmark = Path(given.benchmark) if given.benchmark else results / BENCHMARK
-    reads = {"config": config, "metrics": results / "metrics.json", "benchmark": benchmark}
-    with recorded("report", reads=reads, writes=[output], settings=given.model_dump(mode="json")):
-        report(config=config, results=results, output=output, settings=given)
+    report(config=config, results=results, output=output, settings=parsed(Report, settings))
 
 
 @app.command("table")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -27,6 +28,8 @@ from grace.data.images import Verdict, check_images
 from grace.data.listing import ENDINGS, image_files
 from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import write_dataset
+from grace.records.sidecars.recording import also_read
+from grace.records.stage import stage
 from grace.system.errors import GraceError
 from grace.system.files import check_output_folder, need, replacing_folder
 from grace.workflow.config import Folder
@@ -36,6 +39,12 @@ WriteCaptions = Callable[[Path, list[str], Folder], dict[str, list[str]]]
 SPLIT_NAMES = ("test", "val", "train")
 
 
+def _table_of_captions(given: dict[str, Any]) -> dict[str, Path]:
+    captions = given["settings"].captions
+    return {"captions": Path(captions)} if captions not in ("", SIDECAR) else {}
+
+
+@stage("dataset", reads=_table_of_captions)
 def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCaptions | None = None) -> None:
     """Write the data set `name` from the folder of images that the settings name.
 
@@ -102,6 +111,7 @@ def folder(*, output: Path, settings: Folder, name: str, write_captions: WriteCa
     with replacing_folder(output, "dataset") as made:
         write_dataset(made, images, table, summary)
         write_skipped(made, skipped)
+    also_read("images", place, files=images["file"].tolist())
 
 
 def _merged(

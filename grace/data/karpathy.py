@@ -27,6 +27,8 @@ from grace.data.images import check_images
 from grace.data.skipped import check_bound, skipped_table, write_skipped
 from grace.data.tables import SPLITS, write_dataset
 from grace.data.texts import check_whole, harmless
+from grace.records.sidecars.recording import also_read
+from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import need, read_json, replacing_folder
 from grace.workflow.config import Karpathy
@@ -38,6 +40,11 @@ LONGEST_ID = 200
 """Characters of an id: it stands in every line of a run."""
 
 
+@stage(
+    "dataset",
+    reads=lambda given: {"json_file": given["json_file"]},
+    settings=lambda given: given.model_dump(mode="json", exclude={"json_file", "images"}),
+)
 def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy, name: str) -> None:
     """Write the data set `name` from a Karpathy JSON file and a folder of images.
 
@@ -74,6 +81,7 @@ def karpathy(*, json_file: Path, images: Path, output: Path, settings: Karpathy,
     with replacing_folder(output, "dataset") as folder:
         write_dataset(folder, image_table, caption_table, summary)
         write_skipped(folder, skipped)
+    also_read("images", images, files=image_table["file"].tolist())
 
 
 def parse_karpathy(document: Any, where: str, restval: str = "train") -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from grace.data.scene_captions import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject, captions
 from grace.data.tables import write_dataset
+from grace.records.stage import stage
 from grace.system.files import replacing_folder
 from grace.workflow.config import Scenes
 
@@ -26,6 +27,7 @@ SUPERSAMPLING = 3
 JITTER = 0.06  # of a grid cell
 
 
+@stage("dataset")
 def scenes(*, output: Path, settings: Scenes, name: str = "scenes") -> None:
     """Draw the data set that `settings` describe into the folder `output`."""
     sizes = {"train": settings.train_images, "val": settings.val_images, "test": settings.test_images}

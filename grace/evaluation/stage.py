@@ -21,6 +21,7 @@ from grace.evaluation.comparison import add_comparisons
 from grace.evaluation.measures import DEPTH, MEASURES, check_run, gold_images, per_query
 from grace.evaluation.rows import check_keys, check_row
 from grace.evaluation.significance import bootstrap_intervals, paired_p_values
+from grace.records.stage import stage
 from grace.retrieval.runs import read_qrels, read_run
 from grace.system.errors import GraceError
 from grace.system.files import read_json, read_table, write_json, write_table
@@ -34,6 +35,7 @@ RESAMPLES, SEED = 10_000, 0
 RETRIEVAL_KEYS = ("scheme", "seed", "queries", "valid_rate", "memorization")
 
 
+@stage("evaluate", outputs=lambda output: [output, output.with_name(PER_QUERY)])
 def evaluate(
     *, dataset: Path, run: Path, retrieval: Path, baseline: Path | None = None, output: Path, settings: Evaluate
 ) -> dict[str, Any]:
@@ -107,6 +109,12 @@ def evaluate(
     return row
 
 
+def _with_values(given: dict[str, Any]) -> dict[str, Path]:
+    files = [*given["files"], *(Path(file).with_name(PER_QUERY) for file in given["files"])]
+    return {str(file): Path(file) for file in files}
+
+
+@stage("metrics", reads=_with_values)
 def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
     """Put the metrics of all systems into one list, in the order of `files`, each with its comparison with the baseline.
 

@@ -23,6 +23,7 @@ import pandas as pd
 
 from grace.data.tables import load_dataset
 from grace.identifiers.base import Assignment, Inputs, end_token_id, read_tokenizer
+from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import replacing_folder, write_json, write_table
 from grace.workflow.config import Identifiers
@@ -36,6 +37,7 @@ def scheme_function(scheme: str) -> Callable[[Inputs], Assignment]:
     return getattr(import_module(f"grace.identifiers.{scheme}"), scheme)
 
 
+@stage("identifiers")
 def identifiers(
     *,
     scheme: str,

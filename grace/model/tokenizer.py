@@ -15,6 +15,7 @@ from grace.data.tables import load_dataset
 from grace.model.language_models import read_configuration
 from grace.model.prompts import PAD_TOKEN, SPECIAL_TOKENS, Prompts, check_queries
 from grace.model.vocabulary import cut_tokenizer, fetch_tokenizer
+from grace.records.stage import stage
 from grace.system.files import replacing_folder
 from grace.workflow.config import Flamingo
 from grace.workflow.schemes import SCHEMES
@@ -23,6 +24,7 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
 """What families of language models call the longest sequence that they read."""
 
 
+@stage("tokenizer")
 def tokenizer(*, dataset: Path, output: Path, settings: Flamingo) -> None:
     """Make the tokenizer folder `output`."""
     tables = load_dataset(dataset)

@@ -22,6 +22,7 @@ from grace.evaluation.comparison import corrected_for
 from grace.evaluation.measures import MEASURES
 from grace.evaluation.stage import RESAMPLES
 from grace.evaluation.table import chance_level
+from grace.records.stage import stage
 from grace.report import costs, decoding, tables
 from grace.report.data_card import data_card, word_counts
 from grace.report.decoding_figure import decoding_figure
@@ -36,6 +37,18 @@ from grace.workflow.config import Report, load
 TEMPLATE = "template.html"
 
 
+def _read(given: dict[str, Any]) -> dict[str, Path]:
+    """The files that the page is made from, by their place in the results folder."""
+    results, benchmark = Path(given["results"]), given["settings"].benchmark
+    folder = results / load(given["config"]).dataset.name
+    read = [results / "metrics.json", folder / "dataset", folder / "embeddings"]
+    for name in ("run.trec", "retrieval.json", "identifiers", "model"):
+        read += sorted([*folder.glob(f"*/{name}"), *folder.glob(f"*/*/{name}")])
+    named = {str(path.relative_to(results)): path for path in read}
+    return {"config": given["config"], **named, "benchmark": Path(benchmark) if benchmark else results / decoding.FILE}
+
+
+@stage("report", reads=_read)
 def report(*, config: Path, results: Path, output: Path, settings: Report) -> None:
     """Write the page to `output`; `GraceError` names a required piece that is missing or broken."""
     inputs = read_inputs(load(config), Path(results))

@@ -17,13 +17,17 @@ import pandas as pd
 from grace.data.tables import load_dataset
 from grace.model.prompts import Prompts
 from grace.records.provenance import provenance
+from grace.records.stage import stage
 from grace.retrieval.memorization import memorization
 from grace.retrieval.runs import write_run
 from grace.retrieval.searcher import open_searcher
 from grace.system.files import write_json, write_table
 from grace.workflow.config import Retrieve
 
+WRITES = ("run.trec", "retrieval.json", "certificates.parquet")
 
+
+@stage("retrieve", outputs=lambda output: [output / name for name in WRITES])
 def retrieve(
     *, dataset: Path, embeddings: Path, identifiers: Path, trie: Path, model: Path, output: Path, settings: Retrieve
 ) -> None:

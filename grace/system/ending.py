@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from grace.system.cancelled import FOLDER, mark_cancelled
+from grace.system.cancelled import LOG, mark_cancelled
 
 WHY = {
     "SIGKILL": "killed from outside, or by the system because memory ran out",
@@ -67,7 +67,7 @@ def _watch(workflow: int) -> None:
     while _is_alive(workflow):
         time.sleep(0.5)
     print("the workflow that started this stage is gone", file=sys.stderr, flush=True)
-    os.environ.pop(FOLDER, None)  # nobody cancelled the stage: a scheduler may have killed the whole job for its memory
+    os.environ.pop(LOG, None)  # nobody cancelled the stage: a scheduler may have killed the whole job for its memory
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -98,12 +98,12 @@ def check_space(folder: Path, needed: int, what: str, reserve: int = 0) -> None:
     if free < needed + reserve:
         spare = f" and {reserve / 1e9:.1f} GB to spare" if reserve else ""
         raise GraceError(
-            f"{what} needs {_amount(needed)}{spare} on the disk of {folder}, {_amount(free)} are free; make room, or name "
+            f"{what} needs {amount(needed)}{spare} on the disk of {folder}, {amount(free)} are free; make room, or name "
             "another folder"
         )
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
     """Bytes as people say them; a small amount is not 0.00 GB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 

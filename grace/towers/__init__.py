@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import need, read_json
 from grace.workflow.config import Tower
@@ -25,6 +26,7 @@ KINDS = {
 }
 
 
+@stage("tower", settings=lambda given: given.model_dump(mode="json", include={"kind", given.kind}), photos=True)
 def tower(*, dataset: Path, output: Path, settings: Tower) -> None:
     """The stage `tower`: train or fetch the tower and write its folder."""
     import_module(KINDS[settings.kind]).make(dataset=dataset, output=output, settings=settings)

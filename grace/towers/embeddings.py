@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from grace.data.images import read_ahead
 from grace.data.tables import DatasetTables, load_dataset
+from grace.records.stage import stage
 from grace.system.errors import GraceError
 from grace.system.files import (
     check_output_folder,
@@ -53,6 +54,11 @@ ARRAYS = ("image_embeddings.npy", "visual_tokens.npy")
 DONE = "done.json"
 
 
+@stage(
+    "encode",
+    settings=lambda given: given.model_dump(mode="json", include={"kind", given.kind, "encode_batch"}),
+    photos=True,
+)
 def encode(*, dataset: Path, tower: Path, output: Path, settings: Tower) -> None:
     """Encode all images of the data set, and the pad image; go on where an earlier run of the same inputs was ended."""
     output = Path(output)

@@ -16,6 +16,7 @@ from grace.model.flamingo import build
 from grace.model.language_models import local_files
 from grace.model.prompts import Prompts, check_queries
 from grace.model.published import load_flamingo
+from grace.records.stage import stage
 from grace.towers.embeddings import load_embeddings
 from grace.training.pools import caption_pools
 from grace.training.stage import about, run
@@ -23,6 +24,7 @@ from grace.training.state import SAYS_NOTHING_OF_THE_RESULT, state_key
 from grace.workflow.config import Captioner, Flamingo
 
 
+@stage("captioner")
 def captioner(
     *,
     dataset: Path,

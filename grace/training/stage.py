@@ -25,6 +25,7 @@ from grace.model.language_models import describe, local_files
 from grace.model.prompts import Prompts, check_queries
 from grace.model.published import load_flamingo
 from grace.records.provenance import provenance
+from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import check_output_folder, need, read_json, replacing_folder
 from grace.system.weights import load_weights
@@ -43,6 +44,7 @@ from grace.workflow.config import Flamingo as FlamingoSettings
 from grace.workflow.schemes import SCHEMES
 
 
+@stage("train")
 def train(
     *,
     scheme: str,

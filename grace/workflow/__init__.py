@@ -1,1 +1,1 @@
-"""What the Snakefile and rules/ need of Python: the configuration, the schemes, the numbers of the stages, GPUs."""
+"""What the stages and the rules share: the configuration, the schemes, the numbers of the stages, GPUs."""

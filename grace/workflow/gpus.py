@@ -1,6 +1,6 @@
 """The GPUs of a stage: how many the workflow promised it, whether they are there, and which of them it takes.
 
-The workflow puts its promises into GRACE_GPUS, a JSON object {stage: number of GPUs}. `take_gpus` runs before a stage imports
+The workflow puts its promise to a job into GRACE_GPUS, a number. `take_gpus` runs before a stage imports
 anything: it restricts CUDA_VISIBLE_DEVICES to the stage's own GPUs or raises a `GraceError`. A stage run by hand was promised
 nothing and uses what it finds.
 """
@@ -8,7 +8,6 @@ nothing and uses what it finds.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import IO
 from grace.system.errors import GraceError
 from grace.workflow.config import Config
 
-PROMISES = "GRACE_GPUS"
+PROMISED = "GRACE_GPUS"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _held: list[IO[str]] = []  # locks on GPUs, held until this process ends
 
@@ -44,9 +43,9 @@ def take_gpus(stage: str) -> None:
 
     Raises a `GraceError` if there are fewer. If there are more, free ones are chosen, so that jobs of one machine share none.
     """
-    if PROMISES not in os.environ:
+    if PROMISED not in os.environ:
         return
-    promised = json.loads(os.environ[PROMISES]).get(stage, 0)
+    promised = int(os.environ[PROMISED])
     if promised == 0:
         os.environ[VISIBLE] = ""
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grace.system import cancelled
-from grace.system.cancelled import FOLDER, forget_cancelled, mark_cancelled, refuse_if_cancelled
+from grace.system.cancelled import ATTEMPT, LOG, mark_cancelled, refuse_if_cancelled
 from grace.system.ending import _watch
 from grace.system.errors import GraceError
 from grace.training import launch
@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def stage(monkeypatch, tmp_path):
-    """A function that makes this process a stage of a workflow, with that output."""
+    """A function that makes this process an attempt of a stage of a workflow, with that log."""
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.setenv(FOLDER, str(tmp_path / ".cancelled"))
 
-    def become(output: str) -> None:
-        monkeypatch.setattr(cancelled.sys, "argv", ["grace", "train", "--output", output, "--state", "s"])
+    def become(log: str, attempt: int) -> None:
+        monkeypatch.setenv(LOG, str(tmp_path / log))
+        monkeypatch.setenv(ATTEMPT, str(attempt))
 
-    become("results/model")
+    become("train.log", attempt=2)
     return become
 
 
@@ -38,20 +38,26 @@ def test_only_what_was_cancelled_is_refused_and_only_in_this_run(stage, tmp_path
     mark_cancelled()
     with pytest.raises(GraceError, match="cancelled and is not started again in this run; start a new run"):
         refuse_if_cancelled()
-    stage("results/other/model")
+    stage("other.log", attempt=2)
     refuse_if_cancelled()
-    stage("results/model")
-    forget_cancelled(tmp_path / ".cancelled")
+    stage("train.log", attempt=3)
+    with pytest.raises(GraceError, match="cancelled"):
+        refuse_if_cancelled()
+    stage("train.log", attempt=1)  # of the next run
     refuse_if_cancelled()
+    stage("train.log", attempt=2)
+    refuse_if_cancelled()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stage_by_hand_neither_marks_nor_refuses(stage, monkeypatch, tmp_path) -> None:
     mark_cancelled()
-    monkeypatch.delenv(FOLDER)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.log.cancelled"]
+    monkeypatch.delenv(LOG)
     refuse_if_cancelled()
-    stage("results/by/hand")
+    (tmp_path / "train.log.cancelled").unlink()
     mark_cancelled()
-    assert len(list((tmp_path / ".cancelled").iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_its_launcher_ends_was_not_cancelled(stage, monkeypatch) -> None:
@@ -91,7 +97,7 @@ def test_a_stage_whose_workflow_is_gone_was_not_cancelled(stage, monkeypatch) ->
 
 def test_a_stage_that_gets_sigterm_is_refused_the_next_time(tmp_path) -> None:
     """The command line, from the signal to the refusal."""
-    environment = {**os.environ, FOLDER: str(tmp_path / ".cancelled"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, LOG: str(tmp_path / "trie.log"), ATTEMPT: "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c"]
     wait = "import time, grace.cli as c; c.app = lambda **_: (print('at work', flush=True), time.sleep(60))"
     arguments = ["trie", "--output", "trie.safetensors"]
@@ -106,6 +112,7 @@ def test_a_stage_that_gets_sigterm_is_refused_the_next_time(tmp_path) -> None:
     process.send_signal(signal.SIGTERM)
     assert "ended: SIGTERM" in process.communicate(timeout=60)[1] and process.returncode == 143
     again = subprocess.run(
-        [sys.executable, "-m", "grace", *arguments], env=environment, text=True, capture_output=True, check=False
-    )
+        [sys.executable, "-m", "grace", *arguments], env={**environment, ATTEMPT: "2"}, text=True, capture_output=True,
+        check=False,
+    )  # fmt: skip
     assert again.returncode == 2 and "error: this stage was cancelled" in again.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from grace.system.errors import GraceError
 from grace.training import launch
 from grace.workflow import gpus
 from grace.workflow.config import Config
-from grace.workflow.gpus import PROMISES, VISIBLE, promised_gpus, take_gpus
+from grace.workflow.gpus import PROMISED, VISIBLE, promised_gpus, take_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("dataset", "encode", "captioner", "pseudo_queries", "train", "retrieve", "baseline")
@@ -24,11 +23,11 @@ PHOTOS = {"source": "folder", "folder": {"images": "photos", "captioner": "someb
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A function that gives this machine so many GPUs, none of them taken, and promises some to `train`."""
+    """A function that gives this machine so many GPUs, none of them taken, and promises some to the stage."""
 
     def make(found: int, promised: int) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
-        monkeypatch.setenv(PROMISES, json.dumps({"train": promised}))
+        monkeypatch.setenv(PROMISED, str(promised))
 
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(gpus, "_held", [])
@@ -56,7 +55,7 @@ def test_stages_that_compute_on_the_processor_are_promised_none() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_every_stage_that_was_promised_gpus_checks_for_them(stage) -> None:
     """Before anything else: before its options are read, and long before it works."""
-    environment = {**os.environ, PROMISES: json.dumps({stage: 4})}
+    environment = {**os.environ, PROMISED: "4"}
     done = subprocess.run(
         [sys.executable, "-m", "grace", stage], cwd=ROOT, env=environment, text=True, capture_output=True, check=False
     )
@@ -103,10 +102,10 @@ def test_gpus_are_chosen_among_those_that_may_be_seen(machine, monkeypatch) -> N
 
 
 def test_a_stage_without_a_promise_sees_none_and_one_run_by_hand_all(machine, monkeypatch) -> None:
-    machine(found=2, promised=2)
+    machine(found=2, promised=0)
     take_gpus("trie")
     assert os.environ[VISIBLE] == ""
     monkeypatch.delenv(VISIBLE)
-    monkeypatch.delenv(PROMISES)
+    monkeypatch.delenv(PROMISED)
     take_gpus("train")
     assert VISIBLE not in os.environ

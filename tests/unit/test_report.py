@@ -42,6 +42,8 @@ def make_results(folder, schemes=("atomic", "structured"), seeds=(0,)):
         curve(own / "model/metrics.jsonl", "loss", "loss_memorize", "loss_retrieve")
     files = [world / "baseline/metrics.json", *(world / scheme / f"seed{seed}/metrics.json" for scheme, seed in places)]
     metrics(files=files, output=results / "metrics.json")
+    for record in results.rglob("*provenance.json"):  # as of a folder that lost its records: the tests edit files
+        record.unlink()
     benchmark(results / "benchmarks/scenes/tower.tsv", 187.4, "900.5")
     benchmark(results / "benchmarks/scenes/atomic/seed0/train.tsv", 61.2, "1500.0")
     benchmark(results / "benchmarks/scenes/dataset.tsv", 0.4, "-")

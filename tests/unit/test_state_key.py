@@ -42,9 +42,9 @@ def stage(request, tiny, make, tokenizer_folder, tmp_path, monkeypatch):
         folders = {"tokenizer": tmp_path / "tokenizer", "output": tmp_path / "model", "state": tmp_path / "state"}
         if request.param == "captioner":
             pair = {name: tiny[name] for name in ("dataset", "embeddings")}
-            captioner_stage.captioner(**pair, **folders, flamingo=flamingo, training=Captioner(**training))
+            captioner_stage.captioner.__wrapped__(**pair, **folders, flamingo=flamingo, training=Captioner(**training))
         else:
-            train_stage.train(
+            train_stage.train.__wrapped__(
                 scheme="numeric", seed=0, identifiers=tmp_path / "numeric", flamingo=flamingo, atomic_head=Atomic(),
                 training=Training(start_from="scratch", **training), **tiny, **folders,
             )  # fmt: skip

@@ -112,7 +112,7 @@ def test_a_karpathy_data_set(workflow):
     done = workflow("-n", "-p", overlays=(overlay,))
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
-    assert "python -m grace dataset karpathy --json photos.json --images photos" in said
+    assert "python -m grace dataset karpathy --name photos --json photos.json --images photos" in said
     assert "results/photos/atomic/seed0/run.trec" in said
 
 
@@ -124,7 +124,10 @@ def test_a_public_data_set_is_downloaded_unless_its_files_are_given(workflow):
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout + done.stderr
     assert "python -m grace download coco --data here" in said
-    assert "python -m grace dataset karpathy --json here/coco/dataset_coco.json --images here/coco/images" in said
+    assert (
+        "python -m grace dataset karpathy --name coco --json here/coco/dataset_coco.json --images here/coco/images"
+        in said
+    )
     (workflow.folder / "photos.json").write_text("{}")
     (workflow.folder / "photos").mkdir()
     given = workflow.overlay("given", {"dataset": {"karpathy": {"json_file": "photos.json", "images": "photos"}}})
@@ -187,7 +190,7 @@ def test_several_processes_are_started_by_torchrun(workflow):
     [
         ({"retrieve": {"beam": 3}}, "unknown key 'retrieve.beam'; did you mean 'beams'?"),
         ({"schemes": ["atomik"]}, "schemes.0: Input should be"),
-        ({"dataset": {"karpathy": {"download": "coca"}}}, "did you mean 'coco'?"),
+        ({"dataset": {"source": "karpathy", "karpathy": {"download": "coca"}}}, "did you mean 'coco'?"),
         ({"train": {"steps": "many"}}, "train.steps: Input should be a valid integer"),
         ({"train": {"steps": "many"}}, "/wrong.yaml"),
         ({"flamingo": {"checkpoint": "none.pt"}}, "flamingo.checkpoint: the checkpoint 'none.pt' does not exist"),

@@ -16,13 +16,21 @@ from typing import Any
 
 from grace.data.tables import load_dataset
 from grace.records.provenance import provenance
+from grace.records.stage import stage
 from grace.retrieval.folders import BASELINE
 from grace.retrieval.nearest import open_nearest
 from grace.retrieval.runs import write_run
 from grace.system.files import write_json
 from grace.workflow.config import Retrieve
 
+WRITES = ("run.trec", "retrieval.json")
 
+
+@stage(
+    "baseline",
+    outputs=lambda output: [output / name for name in WRITES],
+    settings=lambda given: given.model_dump(mode="json", include={"depth", "batch_size"}),
+)
 def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, settings: Retrieve) -> dict[str, Any]:
     """Search every test caption; write run.trec and retrieval.json into the folder `output`, return the latter.
 

@@ -14,9 +14,11 @@ import pandas as pd
 from grace.identifiers.base import end_token_id, flatten, load_identifiers, read_tokenizer
 from grace.identifiers.tree.file import save_trie
 from grace.identifiers.tree.tree import Trie
+from grace.records.stage import stage
 from grace.system.errors import GraceError
 
 
+@stage("trie")
 def trie(*, identifiers: Path, tokenizer: Path, output: Path) -> None:
     """Build the tree of the gallery's identifiers (split test) and write it to the file `output`."""
     tables = load_identifiers(identifiers)

@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,16 @@ class Record:
         return out
 
 
+_current: ContextVar[Record | None] = ContextVar("current record", default=None)
+
+
+def also_read(name: str, path: Path, files: Sequence[str] | None = None) -> None:
+    """Add an input to the record of the stage that runs now: one that it knows only after it has begun (its photos)."""
+    record = _current.get()
+    if record is not None:
+        record.add(name, path, files)
+
+
 @contextmanager
 def recorded(
     stage: str,
@@ -109,7 +120,11 @@ def recorded(
         remove_leftovers(output)
         if not output.is_dir():  # of an output that is about to be made anew, the old record is wrong
             sidecar_of(output).unlink(missing_ok=True)
-    yield record
+    token = _current.set(record)
+    try:
+        yield record
+    finally:
+        _current.reset(token)
     record.still_there()
     facts = {
         "stage": stage,

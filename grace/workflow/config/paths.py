@@ -55,7 +55,9 @@ def named(config: Config) -> list[Named]:
         out += _local("tower.open_clip.model", model, "the tower's configuration", ("tower",))
         out += _local("tower.open_clip.pretrained", tower.open_clip.pretrained, "the tower's weights", ("tower",))
     if config.report.benchmark:
-        out.append(Named("report.benchmark", config.report.benchmark, "the benchmark of decoding", folder=False))
+        out.append(
+            Named("report.benchmark", config.report.benchmark, "the benchmark of decoding", ("report",), folder=False)
+        )
     return out
 
 
