@@ -5,6 +5,7 @@ A sample is a prompt, a target (both token ids) and the row of an image (-1: the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -113,6 +114,16 @@ def share_images(batches: Sequence[Batch]) -> list[Batch]:
         moved = torch.tensor([place[image] for image in batch.images], device=batch.image_of.device)
         out.append(replace(batch, visual=visual, image_of=moved[batch.image_of], images=images))
     return out
+
+
+def batches_of_one_length(prompt_ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Indices of the prompts in batches of at most `size` prompts of one length, shortest first: nothing has to be padded."""
+    by_length = defaultdict(list)
+    for index, ids in enumerate(prompt_ids):
+        by_length[len(ids)].append(index)
+    return [
+        group[start : start + size] for _, group in sorted(by_length.items()) for start in range(0, len(group), size)
+    ]
 
 
 def media_of(model, batch: Batch, resampled: Tensor | None = None) -> Tensor:

@@ -16,7 +16,8 @@ from grace.identifiers.base import IdentifierTables, flatten
 from grace.identifiers.tree import Trie
 from grace.identifiers.tree.names import Names
 from grace.model.atomic_head import AtomicHead
-from grace.retrieval.generative import batches_of_one_length
+from grace.model.batches import batches_of_one_length
+from grace.retrieval.found import Counts, Found, Ranking, certified_shares
 from grace.retrieval.hypotheses import MINUS
 from grace.retrieval.ties import certified_ranks, in_order, tie_groups
 from grace.system.progress import progress
@@ -116,8 +117,8 @@ def _top(scores_BN: Tensor, number: int) -> tuple[Tensor, Tensor]:
 def atomic_search(
     model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
     query_ids: list[str],
-) -> tuple[dict[str, list[tuple[str, float]]], dict, dict[str, int]]:  # fmt: skip
-    """Run lines by query id, the counts, and the certified ranks by query id (all of them but ties).
+) -> Found:  # fmt: skip
+    """The images of every query, the certified ranks (all of them but ties), and the counts; arguments as of `generative_search`.
 
     Scores are log-probabilities of the softmax over all trained classes, nats.
     """
@@ -126,7 +127,7 @@ def atomic_search(
     images = gallery["image_id"].tolist()
     depth = min(settings.depth, len(images))
     ranking = ClassRanking(model.atomic_head, rows, torch.from_numpy(Names.of(images).ranks()).to(media.device))
-    out: dict[int, list[tuple[str, float]]] = {}
+    out: dict[int, Ranking] = {}
     returned: dict[int, int] = {}  # by place in the gallery: how often
     certified = np.zeros(len(prompt_ids), dtype=np.int64)
     for chosen in progress(batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batches"):
@@ -139,20 +140,21 @@ def atomic_search(
             certified[query] = min(certified_ranks(answers, MINUS), depth)
             for place in where[:depth]:
                 returned[place] = returned.get(place, 0) + 1
-    hypotheses = sum(map(len, out.values()))
-    invalid = sum(returned[place] for place in _not_theirs(trie, rows, images, list(returned)))
-    counts = {
-        "hypotheses": hypotheses,
-        "invalid": invalid,
-        "duplicates": sum(len(answers) - len({image for image, _ in answers}) for answers in out.values()),
-        "failed_queries": sum(not answers for answers in out.values()),
-        "model_rows_per_query": 1.0,
-        "certified": float((certified >= depth).mean()),
-        "certified_ranks": [float((certified >= rank).mean()) for rank in range(1, depth + 1)],
-    }
-    counts["valid_rate"] = 1 - counts["invalid"] / hypotheses if hypotheses else 0.0
-    by_query = {query_ids[i]: int(certified[i]) for i in range(len(prompt_ids))}
-    return {query_ids[i]: out[i] for i in range(len(prompt_ids))}, counts, by_query
+    share, shares = certified_shares(certified, depth)
+    counts = Counts(
+        hypotheses=sum(map(len, out.values())),
+        invalid=sum(returned[place] for place in _not_theirs(trie, rows, images, list(returned))),
+        duplicates=sum(len(answers) - len({image for image, _ in answers}) for answers in out.values()),
+        failed_queries=sum(not answers for answers in out.values()),
+        model_rows_per_query=1.0,
+        certified=share,
+        certified_ranks=shares,
+    )
+    return Found(
+        {query_id: out[row] for row, query_id in enumerate(query_ids)},
+        dict(zip(query_ids, certified.tolist(), strict=True)),
+        counts,
+    )
 
 
 def _not_theirs(trie: Trie, rows_G: Tensor, images: list[str], places: list[int]) -> list[int]:

@@ -6,7 +6,7 @@ allows; `children` and `level` renormalise, by name only.
 
 Exactness: scores only fall along a path, so the score of a pruned prefix bounds every identifier below it. `bound` is the
 best score that an identifier which was not scored can have; what scores above it is exact, order included.
-`best_first` goes on from the pruned prefixes until nothing can change the answer.
+`best_first` continues from the pruned prefixes until nothing can change the answer.
 
 Tied scores are ordered before anything is cut: identifiers by the first id among their images, prefixes by their node.
 
@@ -27,8 +27,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from grace.identifiers.tree import Trie
-from grace.retrieval.fan_out import room_for, score_leaves
 from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, empty_pool, roots
+from grace.retrieval.last_leaves import room_for, score_leaves
 from grace.retrieval.ties import apart, first_of
 
 

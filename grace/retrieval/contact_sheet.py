@@ -1,7 +1,11 @@
-"""Found images side by side: thumbnails of a caption, ranked from the left, ten in a line. Part of the command `search`."""
+"""Found images side by side: thumbnails of a caption, ranked from the left, ten in a line.
+
+Used by the command `search` and by `System.draw`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +28,8 @@ TALLEST = {"PNG": 65_000, "JPEG": 65_000, "WEBP": 16_000}
 
 
 @dataclass(frozen=True)
-class Found:
-    """An image that was found, with its score: a log-probability, nats."""
+class Tile:
+    """An image that was found, with its score."""
 
     path: Path
     score: float
@@ -48,7 +52,7 @@ def check_size(captions: int, top: int, drawn_as: str) -> None:
         )
 
 
-def contact_sheet(rows: list[tuple[str, list[Found]]]) -> Image.Image:
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
     """One picture of all captions: each is a line of text, its images below it with rank, score and file name below each."""
     font = _font()
     across = min(ACROSS, max((len(found) for _, found in rows), default=1))

@@ -1,6 +1,6 @@
 """A trained model with its identifiers and their prefix tree, opened and ready to be asked.
 
-Used by the stage `retrieve` and by the command `search`; writes nothing.
+Used by the stage `retrieve` and by `grace.open`; writes nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from grace.data.tables import DatasetTables
 from grace.identifiers.base import IdentifierTables, load_identifiers
@@ -20,18 +22,18 @@ from grace.model.batches import PAD_IMAGE
 from grace.model.checkpoints import load_model
 from grace.model.prompts import Prompts, check_queries
 from grace.retrieval.atomic import atomic_search
+from grace.retrieval.found import Found
 from grace.retrieval.generative import generative_search
+from grace.retrieval.hypotheses import Rule
+from grace.retrieval.pair import identifier_score
 from grace.system.errors import GraceError
 from grace.towers.embeddings import Embeddings, load_embeddings
 from grace.workflow.config import Retrieve
 
-Answers = dict[str, list[tuple[str, float]]]
-"""Query id to images, best first, with their scores: log-probabilities, nats."""
-
 
 @dataclass
 class Searcher:
-    """What `retrieve` and `search` ask. `assigned` holds the images that are searched as its split test, `tree` is theirs."""
+    """What `retrieve` and `grace.open` ask. `assigned` holds the images that are searched as its split test, `tree` is theirs."""
 
     flamingo: Any
     words: Any
@@ -40,19 +42,52 @@ class Searcher:
     tree: Trie
     vectors: Embeddings
 
-    def answers(
-        self, texts: list[str], query_ids: list[str], settings: Retrieve
-    ) -> tuple[Answers, dict[str, Any], dict[str, int]]:
-        """The images of every text, the counts, and how many ranks of each are certified: see `generative_search`."""
+    log_likelihoods = True
+
+    @property
+    def scheme(self) -> str:
+        return self.config["scheme"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """The images that are searched."""
+        return list(self.tree.image_ids)
+
+    def answers(self, texts: list[str], query_ids: list[str], settings: Retrieve) -> Found:
+        """The images of every text, what is certified of them, and the counts: see `generative_search`."""
+        prompts, media = self._prompts(texts), self._media()
+        search = atomic_search if self.scheme == "atomic" else generative_search
+        return search(self.flamingo, prompts, media, self.tree.to(media.device), self.assigned, settings, query_ids)
+
+    def score(self, text: str, image_id: str, settings: Retrieve) -> float:
+        """The score of one image for one text, nats: what `answers` gives it, up to rounding, without a search."""
+        prompt, media = self._prompts([text])[0], self._media()
+        gallery = self.assigned.of_split("test")
+        identifiers = [tokens.tolist() for tokens in gallery.loc[gallery["image_id"] == image_id, "tokens"]]
+        if self.scheme == "atomic":
+            with torch.inference_mode():
+                hidden, _ = self.flamingo.hidden_states(torch.tensor([prompt], device=media.device), media)
+                return float(self.flamingo.atomic_head(hidden[0, -1:]).log_softmax(-1)[0, identifiers[0][0]])
+        rule, tree = Rule(settings.normalisation, self.assigned.levels), self.tree.to(media.device)
+        scores = [identifier_score(self.flamingo, prompt, media, tree, identifier, rule) for identifier in identifiers]
+        return max(scores) if settings.merge == "max" else float(np.logaddexp.reduce(scores))
+
+    def _prompts(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of the prompts; a `GraceError` where a text leaves no room for an identifier."""
         prompts = Prompts(self.words)
-        tokens = 0 if self.config["scheme"] == "atomic" else self.tree.depth  # a class is no token
+        tokens = 0 if self.scheme == "atomic" else self.tree.depth  # a class is no token
         check_queries(prompts, texts, tokens, self.flamingo.max_length, "query")
-        prompt_ids = prompts.retrieve(texts)
+        return prompts.retrieve(texts)
+
+    def _media(self) -> Tensor:
+        """The resampled pad image, which every query has, [1, 1, N, C]."""
         first = next(self.flamingo.parameters())
         with torch.inference_mode():
-            media = self.flamingo.resample(self.vectors.visual([PAD_IMAGE]).to(first.device, first.dtype))
-        search = atomic_search if self.config["scheme"] == "atomic" else generative_search
-        return search(self.flamingo, prompt_ids, media, self.tree.to(first.device), self.assigned, settings, query_ids)
+            return self.flamingo.resample(self.vectors.visual([PAD_IMAGE]).to(first.device, first.dtype))
 
     def among_all(self) -> Searcher:
         """The same model asked for any image that it has an identifier for, of whatever split."""

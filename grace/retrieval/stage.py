@@ -40,18 +40,18 @@ def retrieve(
         searcher = open_searcher(tables, embeddings, identifiers, trie, model, settings.device)
     config = searcher.config
     started = time.perf_counter()
-    rows, counts, certified = searcher.answers(queries["text"].tolist(), queries["caption_id"].tolist(), settings)
+    found = searcher.answers(queries["text"].tolist(), queries["caption_id"].tolist(), settings)
     seconds = time.perf_counter() - started
     words = searcher.words
     memory = memorization(
         searcher.flamingo, searcher.assigned, tables, searcher.vectors, Prompts(words), words.pad_token_id
     )
-    write_run(output / "run.trec", rows, tag=config["scheme"])
+    write_run(output / "run.trec", found.answers, tag=config["scheme"])
     summary = {
         "scheme": config["scheme"], "seed": config["seed"], "queries": len(queries), "beams": settings.beams,
-        "depth": settings.depth, **counts, "seconds": round(seconds, 3), "memorization": memory["test"],
+        "depth": settings.depth, **found.counts.summary(), "seconds": round(seconds, 3), "memorization": memory["test"],
         "memorization_train": memory["train"], "provenance": provenance(settings.model_dump()),
     }  # fmt: skip
-    table = [(query_id, len(answers), certified[query_id]) for query_id, answers in rows.items()]
+    table = [(query_id, len(answers), found.certified[query_id]) for query_id, answers in found.answers.items()]
     write_table(output / "certificates.parquet", pd.DataFrame(table, columns=["query_id", "answers", "certified"]))
     write_json(output / "retrieval.json", summary)

@@ -84,8 +84,7 @@ class GallerySearch:
         with torch.inference_mode():
             media = model.resample(self.pad_tokens.to(device))
         search = atomic_search if self.identifiers.scheme == "atomic" else generative_search
-        found, *_ = search(model, prompts, media, self.tree.to(device), self.identifiers, SEARCH, query_ids)
-        return found
+        return search(model, prompts, media, self.tree.to(device), self.identifiers, SEARCH, query_ids).answers
 
 
 def validation(

@@ -116,3 +116,16 @@ def with_val(tiny: dict[str, Path], make):
     more = pd.DataFrame([(f"im{row}", f"a val image seen {row}", -1.0) for row in range(4)], columns=queries.columns)
     pd.concat([queries, more]).to_parquet(path, index=False)
     return lambda scheme: make(scheme, val=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `results/scenes` as a run leaves it: a data set of 40 drawings, the baseline and four trained systems.
+
+    Not to be changed. The systems are trained for a few steps and know next to nothing.
+    """
+    from tests.unit.tiny_results import make_results
+
+    folder = tmp_path_factory.mktemp("tiny_results")
+    make_results(folder / "results", ("atomic", "structured", "numeric", "semantic"))
+    return folder

@@ -65,7 +65,7 @@ def searched(classes_KD: torch.Tensor, names: list[str], queries: int, batch_siz
         model, asked, torch.zeros(1), tree, IdentifierTables(Path(), "atomic", table, [], []),
         Retrieve(depth=depth, batch_size=batch_size), [str(query) for query in range(queries)],
     )  # fmt: skip
-    return *found, head(hidden).log_softmax(-1).detach()
+    return found.answers, found.counts, found.certified, head(hidden).log_softmax(-1).detach()
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,7 +90,7 @@ def test_ties_are_ordered_by_image_before_the_cut(different, classes, depth, bat
         gaps = [after - score for (score, _), (after, _) in zip(best, [*best[1:], (np.inf, "")], strict=True)]
         untied = next((rank for rank, gap in enumerate(gaps) if gap < 1e-4), len(gaps))
         assert certified[str(query)] == min(untied, depth)
-    assert counts["invalid"] == 0
+    assert counts.invalid == 0
 
 
 def test_classes_all_alike_are_answered_the_same_in_any_batch() -> None:
@@ -99,7 +99,7 @@ def test_classes_all_alike_are_answered_the_same_in_any_batch() -> None:
     for batch in (1, 2, 5):
         found, counts, _, _ = searched(alike, names, 5, batch)
         assert all([name for name, _ in answers] == sorted(names)[:10] for answers in found.values())
-        assert counts["certified"] == 0.0 and counts["certified_ranks"] == [0.0] * 10
+        assert counts.certified == 0.0 and counts.certified_ranks == [0.0] * 10
 
 
 def test_an_answer_that_is_not_in_the_trie_is_counted_as_invalid() -> None:
@@ -108,7 +108,7 @@ def test_an_answer_that_is_not_in_the_trie_is_counted_as_invalid() -> None:
     tree = Trie.build([[n] for n in range(7)], range(7), names, None)
     wrong = Trie.build([[n] for n in range(8)], [1, 0, *range(2, 8)], names, None)
     for other, invalid in ((None, 0), (tree, 6), (wrong, 12)):
-        assert searched(classes, names, 6, 4, depth=8, trie=other)[1]["invalid"] == invalid
+        assert searched(classes, names, 6, 4, depth=8, trie=other)[1].invalid == invalid
 
 
 def test_the_trie_is_asked_about_the_answers_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from grace.data.tables import write_dataset
 from grace.evaluation import evaluate
 from grace.evaluation.baselines import baseline
-from grace.evaluation.baselines.dual_encoder import search
+from grace.retrieval.nearest import nearest
 from grace.retrieval.runs import read_run
 from grace.system.errors import GraceError
 from grace.workflow.config import Evaluate, Retrieve
@@ -95,7 +95,7 @@ def test_the_run_is_evaluated_and_made_identically_again(world):
 
 def test_a_small_gallery_is_returned_whole():
     gallery = np.ones((3, 4), dtype=np.float32) / 2
-    scores, rows = search(gallery, gallery[:1], depth=10)
+    scores, rows = nearest(gallery, gallery[:1], depth=10)
     assert scores.shape == (1, 3) and sorted(rows[0]) == [0, 1, 2]
 
 

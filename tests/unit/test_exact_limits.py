@@ -84,7 +84,9 @@ def test_one_pass_holds_no_more_rows_than_its_memory_allows(tree: Trie, monkeypa
     seen, plain = [], best_first._read
     monkeypatch.setattr(
         best_first, "_read",
-        lambda *given: seen.append((len(given[6]), given[1].rows_at_once(given[2], 2000))) or plain(*given),
+        lambda model, read, group, *given: (
+            seen.append((len(group.queries), read.rows_at_once(group.depth, 2000))) or plain(model, read, group, *given)
+        ),
     )  # fmt: skip
     exact_search(UndecidedModel(), PROMPTS, MEDIA, tree, 50, 10, limits=Limits(memory=4000, rows=60))
     assert not seen or all(rows <= most for rows, most in seen)

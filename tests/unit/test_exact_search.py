@@ -14,6 +14,7 @@ from grace.identifiers.tree import Trie
 from grace.model.prompts import Prompts
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
+from grace.retrieval.found import Counts
 from grace.retrieval.generative import generative_search
 from grace.retrieval.hypotheses import Rule
 from grace.workflow.config import Retrieve
@@ -66,7 +67,7 @@ def test_exact_search_with_more_places_than_leaves(parts) -> None:
     assert int((found.nodes >= 0).sum()) == 3
 
 
-def searched(parts, per_image: int, number: int, **settings) -> tuple[dict, dict, dict]:
+def searched(parts, per_image: int, number: int, **settings) -> tuple[dict, Counts, dict]:
     """Run lines and counts of `generative_search` over random identifiers, and every image's best score by brute force."""
     model, tokenizer = parts
     prompts, rng = Prompts(tokenizer), np.random.default_rng([per_image, number])
@@ -79,11 +80,11 @@ def searched(parts, per_image: int, number: int, **settings) -> tuple[dict, dict
     assigned = IdentifierTables(Path(), "semantic", table, [], [])
     media = model.resample(torch.zeros(1, 5, 16))
     prompt = prompts.retrieve(["a child holds an umbrella"])
-    rows, counts, _ = generative_search(model, prompt, media, trie, assigned, Retrieve(**settings), ["q"])
+    found = generative_search(model, prompt, media, trie, assigned, Retrieve(**settings), ["q"])
     best: dict[str, float] = {}
     for image, score in zip(images, brute_force(model, prompt[0], media, bodies, prompts.end), strict=True):
         best[image] = max(score, best.get(image, -np.inf))
-    return dict(rows["q"]), counts, best
+    return dict(found.answers["q"]), found.counts, best
 
 
 @torch.inference_mode()
@@ -92,24 +93,24 @@ def test_exact_search_ranks_images_of_many_identifiers_as_brute_force_does(parts
     want = dict(sorted(best.items(), key=lambda pair: -pair[1])[:10])
     assert list(found) == list(want)
     assert list(found.values()) == pytest.approx(list(want.values()), abs=1e-4)
-    assert counts["certified"] == 1.0 and counts["certified_ranks"] == [1.0] * 10
+    assert counts.certified == 1.0 and counts.certified_ranks == [1.0] * 10
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("per_image", "number", "beams", "depth"), [(1, 20, 2, 10), (4, 7, 3, 7), (4, 12, 3, 3)])
 def test_few_beams_do_not_shorten_the_answer(parts, per_image: int, number: int, beams: int, depth: int) -> None:
     found, counts, best = searched(parts, per_image, number, beams=beams, depth=depth, leaves_at_once=0)
-    assert len(found) == depth and counts["beams_used"] == max(beams, depth) * per_image
+    assert len(found) == depth and counts.beams_used == max(beams, depth) * per_image
     assert all(best[image] >= score - 1e-4 for image, score in found.items())
 
 
 @torch.inference_mode()
 def test_a_gallery_smaller_than_the_depth_is_certified_whole(parts) -> None:
     found, counts, _ = searched(parts, per_image=1, number=3, search="exact", beams=2, depth=10)
-    assert len(found) == 3 and counts["certified_ranks"] == [1.0] * 3 and counts["certified"] == 1.0
+    assert len(found) == 3 and counts.certified_ranks == [1.0] * 3 and counts.certified == 1.0
 
 
 @torch.inference_mode()
 def test_a_sum_over_identifiers_is_never_certified(parts) -> None:
     _, counts, _ = searched(parts, per_image=3, number=5, search="exact", merge="logsumexp", beams=4, depth=5)
-    assert counts["certified"] == 0.0
+    assert counts.certified == 0.0

@@ -11,8 +11,8 @@ from grace.identifiers.tree import Trie
 from grace.model.prompts import Prompts
 from grace.retrieval.beam_search import beam_search
 from grace.retrieval.best_first import exact_search
-from grace.retrieval.fan_out import leaves_below, most_below
 from grace.retrieval.hypotheses import AT_ONCE, Beams, Rule, log_normaliser
+from grace.retrieval.last_leaves import leaves_below, most_below
 from tests.unit import small_models
 from tests.unit.small_models import alphabets, brute_force, of_one_length, random_set
 

@@ -123,10 +123,11 @@ def test_images_are_ranked_by_their_identifiers(identifiers, prompts, beams: int
     })  # fmt: skip
     names = [str(row) for row in range(len(prompts))]
     chosen = Retrieve(search=search, beams=beams, depth=depth, merge=merge, batch_size=2)
-    rows, counts, certified = generative_search(
+    result = generative_search(
         model, prompts, MEDIA, trie, IdentifierTables(Path(), "semantic", table, [], []), chosen, names
     )
-    assert counts["invalid"] == 0
+    rows, certified = result.answers, result.certified
+    assert result.counts.invalid == 0
     for name, prompt in zip(names, prompts, strict=True):
         scores: dict[str, list[float]] = {}
         for image, body in zip(table["image_id"], table["tokens"], strict=True):
@@ -172,7 +173,8 @@ def test_ties_are_ordered_by_image_before_the_cut(
     for search in ("beam", "exact"):
         chosen = Retrieve(search=search, beams=beams, depth=depth, batch_size=batch, leaves_at_once=at_once)
         prompts, names = [[query] for query in range(queries)], [str(query) for query in range(queries)]
-        found, _, certified = generative_search(FlatModel(), prompts, MEDIA, trie, assigned, chosen, names)
+        result = generative_search(FlatModel(), prompts, MEDIA, trie, assigned, chosen, names)
+        found, certified = result.answers, result.certified
         for name in names:
             images = [image for image, _ in found[name]]
             assert images == [image for image, _ in found["0"]]  # whatever else is in the batch

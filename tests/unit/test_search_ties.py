@@ -18,9 +18,9 @@ from grace.identifiers.tree import Trie
 from grace.model.atomic_head import AtomicHead
 from grace.model.flamingo import build
 from grace.model.prompts import Prompts
-from grace.retrieval import best_first
 from grace.retrieval.atomic import ClassRanking
 from grace.retrieval.best_first import Limits, exact_search
+from grace.retrieval.frontier import Frontier
 from grace.retrieval.generative import generative_search
 from grace.retrieval.ties import TIE, certified_ranks, first_of, ranked
 from grace.workflow.config import Flamingo, Retrieve, ScratchLanguageModel
@@ -28,13 +28,14 @@ from tests.unit.test_search_properties import END, IDENTIFIERS, MEDIA, VOCABULAR
 
 
 def searched(model, bodies, images, prompts, media=MEDIA, end=END, **keys):
-    """`generative_search`: identifier n is of images[n]."""
+    """Answers, counts and certified ranks of `generative_search`; identifier n is of images[n]."""
     names = list(dict.fromkeys(images))
     table = pd.DataFrame({"image_id": images, "split": "test", "tokens": bodies, "text": ""})
     trie = Trie.build(bodies, [names.index(image) for image in images], names, end)
     assigned = IdentifierTables(Path(), "semantic", table, [], [])
     asked = [str(row) for row in range(len(prompts))]
-    return generative_search(model, prompts, media, trie, assigned, Retrieve(**keys), asked)
+    found = generative_search(model, prompts, media, trie, assigned, Retrieve(**keys), asked)
+    return found.answers, found.counts, found.certified
 
 
 class NoisyModel(TableModel):
@@ -115,7 +116,7 @@ def test_twin_tokens_are_answered_the_same_in_any_batch(family: str, search: str
         keys = {"search": search, "batch_size": batch, "leaves_at_once": 0}
         found, counts, _ = searched(model, bodies, images, prompts, media, Prompts(tokenizer).end, **keys)
         answers.append({query: [image for image, _ in rows] for query, rows in found.items()})
-        assert counts["certified_ranks"][0] == 0.0  # twenty twins of every first token
+        assert counts.certified_ranks[0] == 0.0  # twenty twins of every first token
     assert answers[0] == answers[1] == answers[2] == answers[3]
 
 
@@ -189,8 +190,8 @@ def test_the_limit_on_prefixes_is_of_each_query(monkeypatch: pytest.MonkeyPatch)
     bodies = sorted({tuple(map(int, rng.integers(0, END, size=4))) for _ in range(400)})
     trie = Trie.build(bodies, range(len(bodies)), [f"{row:03d}" for row in range(len(bodies))], END)
     prompts, limits = torch.tensor([[a, b] for a in range(4) for b in range(4)]), Limits(rows=40)
-    held, plain = [], best_first._alive
-    monkeypatch.setattr(best_first, "_alive", lambda *given: held.append(plain(*given)) or held[-1])
+    held, plain = [], Frontier.prune
+    monkeypatch.setattr(Frontier, "prune", lambda self, scores: plain(self, scores) or held.append(len(self)))
     whole = exact_search(TableModel(), prompts, MEDIA, trie, 2, 10, limits=limits)
     ended = whole.bound > -torch.inf
     for query in range(len(prompts)):
@@ -198,7 +199,7 @@ def test_the_limit_on_prefixes_is_of_each_query(monkeypatch: pytest.MonkeyPatch)
         assert torch.equal(alone.nodes[0], whole.nodes[query])
         assert float(alone.bound) == pytest.approx(float(whole.bound[query]))
     assert bool(ended.any())
-    assert max(open_.scores.shape[1] for open_, _ in held) <= 40  # no more prefixes are kept open than may be read
+    assert 0 < max(held) <= 40  # no more prefixes are kept open than may be read
 
 
 @pytest.mark.parametrize("per_image", [1, 4])
@@ -217,7 +218,7 @@ def test_more_beams_mean_fewer_queries_at_a_time(per_image: int) -> None:
     prompts = [[a, b] for a in range(7) for b in range(7)]
     keys = {"batch_size": 16, "beams": 5, "depth": 5, "leaves_at_once": 0}
     found, counts, _ = searched(Watched(), bodies, images, prompts, **keys)
-    assert counts["beams_used"] == 5 * per_image and all(len(rows) == 5 for rows in found.values())
+    assert counts.beams_used == 5 * per_image and all(len(rows) == 5 for rows in found.values())
     assert max(rows) <= 16 * 5
     if per_image == 1:
         assert max(rows) == 16 * 5  # and no fewer where nothing is scaled

@@ -16,10 +16,11 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from grace.cli import app
+from grace.cli.search import search
 from grace.data.images import read_image
-from grace.retrieval import ask
-from grace.retrieval.ask import search, system_folder
-from grace.retrieval.contact_sheet import Found, contact_sheet
+from grace.retrieval.contact_sheet import Tile, contact_sheet
+from grace.retrieval.folders import system_folder
+from grace.retrieval.opening import open_system
 from grace.retrieval.runs import read_run
 from grace.system.errors import GraceError
 from grace.system.files import MARKER
@@ -207,9 +208,9 @@ def test_a_system_is_known_by_any_way_to_it(results, tmp_path):
 
 def test_a_search_asks_as_the_run_did(results):
     """Beams are 5 in config/tiny.yaml and 10 by default; what is given is laid over it."""
-    folder = results / "scenes/structured/seed0"
-    assert ask._settings(folder, Retrieve()).beams == 5
-    assert ask._settings(folder, Retrieve(beams=3)).beams == 3
+    system = open_system(results / "scenes/structured/seed0")
+    assert system.settings().beams == 5
+    assert system.settings(beams=3).beams == 3
 
 
 def test_no_file_is_replaced(results, tmp_path):
@@ -226,7 +227,7 @@ def test_names_of_any_kind_and_a_photo_that_is_gone_are_drawn(tmp_path):
     names = ["zwei\nZeilen.png", "h\u00e9llo \u732b.png", "gone.png"]
     for name in names[:2]:
         Image.new("RGB", (1000, 2)).save(tmp_path / name)
-    sheet = contact_sheet([("stra\u00dfe\x1b[31m", [Found(tmp_path / name, -1.0) for name in names]), ("nothing", [])])
+    sheet = contact_sheet([("stra\u00dfe\x1b[31m", [Tile(tmp_path / name, -1.0) for name in names]), ("nothing", [])])
     assert sheet.size == (3 * 208 + 8, 2 * 260 + 8)
 
 
@@ -245,7 +246,7 @@ def test_a_data_set_made_again_since_is_told_in_words(results, tmp_path):
 @pytest.mark.parametrize(
     ("place", "keys", "said"),
     [
-        (".", {}, "holds several trained models; name one with --system: .*atomic/seed0, .*structured/seed0"),
+        (".", {}, "holds several trained models; name one of them: .*atomic/seed0, .*structured/seed0"),
         ("scenes/tower", {}, "holds no trained model"),
         ("nowhere", {}, "nowhere does not exist"),
         ("scenes/atomic", {"captions": ["a cat", "  "]}, "a caption is empty"),

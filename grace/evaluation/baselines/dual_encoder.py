@@ -14,19 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grace.data.tables import load_dataset
 from grace.records.provenance import provenance
 from grace.records.stage import stage
+from grace.retrieval.folders import BASELINE
+from grace.retrieval.nearest import open_nearest
 from grace.retrieval.runs import write_run
-from grace.system.errors import GraceError
 from grace.system.files import write_json
 from grace.system.progress import busy, say
-from grace.towers.text_side import embeddings_of, encode_captions
 from grace.workflow.config import Retrieve
 
-TAG = "baseline"
 WRITES = ("run.trec", "retrieval.json")
 
 
@@ -42,40 +39,26 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
     encoded at a time. The seconds count encoding the captions and searching, not loading. Raises `GraceError` if the
     embeddings and the data set or the tower do not fit each other.
     """
-    from grace.towers import open_tower  # loads torch
-
     tables = load_dataset(dataset)
-    gallery_ND = embeddings_of(tables.gallery, tables, embeddings)
     captions = tables.captions_of("test")
-    say(f"{len(captions):,} queries, {len(gallery_ND):,} images; depth {settings.depth}")
+    say(f"{len(captions):,} queries, {len(tables.gallery):,} images; depth {settings.depth}")
     with busy("loading the tower"):
-        encoder = open_tower(Path(tower))
+        searcher = open_nearest(tables, tables.gallery, embeddings, tower)
 
     start = time.perf_counter()
-    queries_QD = encode_captions(captions["text"].tolist(), encoder.encode_text, settings.batch_size)
-    if queries_QD.shape[1] != gallery_ND.shape[1]:
-        raise GraceError(
-            f"tower {tower} makes text embeddings of {queries_QD.shape[1]} dimensions, the image embeddings in "
-            f"{embeddings} "
-            f"have {gallery_ND.shape[1]}; they come from different towers: encode the images again"
-        )
     with busy("searching the gallery"):
-        scores, rows = search(gallery_ND, queries_QD, settings.depth)
+        found = searcher.answers(captions["text"].tolist(), captions["caption_id"].tolist(), settings)
+    ranking = found.answers
     seconds = time.perf_counter() - start
 
-    images = tables.gallery["image_id"].to_numpy(dtype=object)
-    ranking = {
-        caption: list(zip(images[found], score.tolist(), strict=True))
-        for caption, found, score in zip(captions["caption_id"], rows, scores, strict=True)
-    }
     report = {
-        "scheme": TAG,
-        "seed": getattr(encoder, "seed", None),
+        "scheme": BASELINE,
+        "seed": searcher.seed,
         "queries": len(captions),
-        "gallery": len(images),
+        "gallery": len(searcher.image_ids),
         "beams": None,
         "depth": settings.depth,
-        "hypotheses": int(rows.size),
+        "hypotheses": sum(map(len, ranking.values())),
         "invalid": 0,
         "duplicates": 0,
         "failed_queries": 0,
@@ -84,15 +67,6 @@ def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, sett
         "seconds": round(seconds, 3),
         "provenance": provenance(settings.model_dump()),
     }
-    write_run(Path(output) / "run.trec", ranking, TAG)
+    write_run(Path(output) / "run.trec", ranking, BASELINE)
     write_json(Path(output) / "retrieval.json", report)
     return report
-
-
-def search(gallery_ND: np.ndarray, queries_QD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact search: scores float32 and gallery rows int64, both [queries, min(depth, gallery)], best first."""
-    import faiss
-
-    index = faiss.IndexFlatIP(gallery_ND.shape[1])
-    index.add(gallery_ND)
-    return index.search(queries_QD, min(depth, len(gallery_ND)))

@@ -36,14 +36,7 @@ def show(
     tree, assigned, words = open_trie(trie), load_identifiers(identifiers), read_tokenizer(tokenizer)
     tree.check(assigned)
     tokens = prefix_tokens(prefix, assigned, words)
-    node = tree.walk(tokens)
-    if node is None:
-        reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
-        raise GraceError(
-            f"no identifier in the gallery starts with the tokens of {prefix!r}: only the first {reached} of {len(tokens)} are "
-            f"in the trie ({token_texts(tokens[:reached], assigned, words) or 'the root'}); a prefix must end at the end of "
-            "a token"
-        )
+    node = node_of(tree, tokens, prefix, assigned, words)
     console = console or Console()
     labels, children = tree.children(node)
     below = leaves_below(tree, [node, *children.tolist()])
@@ -60,6 +53,19 @@ def show(
     console.print(table)
     if len(labels) > rows:
         console.print(f"and {len(labels) - rows} more children; use --rows to show more")
+
+
+def node_of(tree: Trie, tokens: list[int], prefix: object, assigned: IdentifierTables, words) -> int:
+    """The node that `tokens` lead to; a `GraceError` that names `prefix` and says how far the tree goes where there is none."""
+    node = tree.walk(tokens)
+    if node is None:
+        reached = max(place for place in range(len(tokens)) if tree.walk(tokens[:place]) is not None)
+        raise GraceError(
+            f"no identifier in the gallery starts with the tokens of {prefix!r}: only the first {reached} of {len(tokens)} are "
+            f"in the trie ({token_texts(tokens[:reached], assigned, words) or 'the root'}); a prefix must end at the end of "
+            "a token"
+        )
+    return node
 
 
 def prefix_tokens(prefix: str, assigned: IdentifierTables, words) -> list[int]:

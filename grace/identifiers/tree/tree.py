@@ -234,6 +234,11 @@ class Trie:
         """Nodes of leaf numbers (int64, any shape): int64; the inverse of `leaf_numbers`."""
         return leaves + self.levels[-2] if self.uniform else self.leaf_nodes[leaves].long()
 
+    def identifiers_at(self, leaves: Sequence[int]) -> list[list[int]]:
+        """The identifiers of leaf numbers: token ids without the end token."""
+        paths = self.paths(self.nodes_of(torch.tensor(leaves, dtype=torch.long, device=self.device)))
+        return [[token for token in path if token >= 0] for path in paths.tolist()]
+
     def leaves_before(self, nodes: Tensor) -> Tensor:
         """How many leaves have a node number below each of `nodes` (int64, any shape, up to the number of nodes): int64."""
         if self.uniform:
