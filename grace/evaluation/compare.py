@@ -4,8 +4,8 @@ Reads two runs and qrels (or a data set's folder), writes to the standard output
 
     python -m grace compare A.trec B.trec --dataset results/scenes/dataset --measures R@1,MRR@10 --format text
 
-Intervals and the test are those of `evaluate` (`grace.evaluation.significance`): drawn by image, because captions of one
-image are not independent. The p-values are of one comparison each and not corrected for the number of measures.
+Intervals and the test are those of `evaluate` (`grace.evaluation.significance`): drawn by image, because captions of
+one image are not independent. The p-values are of one comparison each and not corrected for the number of measures.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Comparison:
     depths: tuple[int, int]
     """most images that a run keeps of a query"""
     measures: list[dict[str, Any]]
-    """of each measure: measure, a, b, difference (a - b), their intervals, p_value, a_better, b_better, equal (queries)"""
+    """for each measure: measure, a, b, difference (a - b), their intervals, p_value; queries a_better, b_better, equal"""
 
 
 def compare(
@@ -59,8 +59,9 @@ def compare(
 ) -> Comparison:
     """Compare two runs over all queries of `qrels`, or of the data set in the folder `dataset`, as fractions.
 
-    `measures`: R@K or MRR@K with any K. With `dataset` the images of the runs must be in its gallery; qrels alone do not
-    say what the gallery is. Raises `GraceError` for runs of other queries, and for queries with several relevant images.
+    `measures`: R@K or MRR@K with any K. With `dataset` the images of the runs must be in its gallery; qrels alone do
+    not say what the gallery is. Raises `GraceError` for runs of other queries, and for queries with several relevant
+    images.
     """
     if (qrels is None) == (dataset is None):
         raise GraceError("compare: give the relevant images by --qrels FILE or by --dataset DIR, one of the two")
@@ -169,8 +170,8 @@ def _notes(found: Comparison, settings: Evaluate) -> list[str]:
     level = f"{100 * settings.confidence:g} %"
     said.append(
         f"In percent of {found.queries:,} queries, A − B in points, with {level} intervals (bootstrap of "
-        f"{found.images:,} images, {settings.resamples:,} resamples). p: paired permutation test, by image, two-sided, not "
-        "corrected for the number of measures. Below it, the number of queries on which one run is better."
+        f"{found.images:,} images, {settings.resamples:,} resamples). p: paired permutation test, by image, two-sided, "
+        "not corrected for the number of measures. Below it, the number of queries on which one run is better."
     )
     return said
 

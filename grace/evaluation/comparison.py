@@ -2,18 +2,18 @@
 
 Reads the per-query values that `evaluate` wrote beside every metrics.json; used by `python -m grace metrics`.
 
-The seeds of a scheme are repetitions of one experiment. A scheme is tested once per measure, however many seeds it has, and
-no seed is picked:
+The seeds of a scheme are repetitions of one experiment. A scheme is tested once per measure, however many seeds it has,
+and no seed is picked:
 
 - `p_value`: of every query the mean over seeds is compared with the baseline's value, by the paired permutation test of
   `significance`, clustered by image. It speaks of new images and of these trained seeds.
-- `p_seeds`, of a scheme with several seeds: images and seeds are both drawn at random (`significance.seed_p_values`), so it
-  speaks of seeds that were not trained as well. It is never less than `p_value`. This is the one that tables show.
+- `p_seeds`, of a scheme with several seeds: images and seeds are both drawn at random (`significance.seed_p_values`),
+  so it speaks of seeds that were not trained as well. It is never less than `p_value`. This is what tables show.
 - the interval draws images and seeds (hierarchical bootstrap; Davison & Hinkley 1997, section 3.8).
 
-With several systems one may differ by chance: the p-values of one measure are corrected for the number of systems (Holm 1979,
-step-down), as `p_holm` and `p_seeds_holm`. Systems with one seed, runs of other methods among them, enter the latter with
-their `p_value`.
+With several systems one may differ by chance: the p-values of one measure are corrected for the number of systems (Holm
+1979, step-down), as `p_holm` and `p_seeds_holm`. Systems with one seed, runs of other methods among them, enter the
+latter with their `p_value`.
 """
 
 from __future__ import annotations

@@ -45,10 +45,10 @@ def read_foreign_run(path: Path, qrels: pd.DataFrame, gallery: set[str] | None) 
 def _check_ids(path: Path, ids: pd.Series, field: int, known: set[str], what: str, where: str) -> None:
     strange = ids[~ids.isin(known)]
     if len(strange):
-        word, lines = _first_line(path, field, set(strange))
+        word, line = _first_line(path, field, set(strange))
         others = "" if len(strange) == 1 else f" ({len(strange)} such lines)"
         raise GraceError(
-            f"run {path}, line {lines}: {what} {word} is not in {where}{others}, where ids are written like {min(known)}; "
+            f"run {path}, line {line}: {what} {word} is not in {where}{others}, where ids are written like {min(known)}; "
             "use the ids of the data set and the split test"
         )
 
@@ -88,7 +88,8 @@ def foreign_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A sentence for each row of another method: its file, and what its figures leave out."""
     said = []
     for row in filter(is_foreign, rows):
-        note = f"{row['system']}: a run of another method ({escaped(row[KEY]['path'])}); what its model has seen is not known."
+        path = escaped(row[KEY]["path"])
+        note = f"{row['system']}: a run of another method ({path}); what its model has seen is not known."
         if row["unanswered_queries"]:
             missing = f"{row['unanswered_queries']:,} of {row['queries']:,}"
             note += f" It has no answer for {missing} queries; they count as misses."

@@ -1,7 +1,8 @@
 """A table of results, and its forms: text for a terminal, Markdown, LaTeX.
 
-Works on its arguments; used by `python -m grace table` and `compare`. A cell is written with typographic signs (en dash, minus,
-plus-minus); each form turns them into what its readers can show. CSV, which holds more than a table shows, is in `csv_text`.
+Works on its arguments; used by `python -m grace table` and `compare`. A cell is written with typographic signs (en
+dash, minus, plus-minus); each form turns them into what its readers can show. CSV, which holds more than a table shows,
+is in `csv_text`.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def seed_p_values(differences_SQM: np.ndarray, clusters_Q: Sequence[object] | np
 
     `differences_SQM` [seeds, queries, measures] (at least two seeds) are system minus baseline. Every seed answers the
     same queries, so the two factors are crossed: the squared standard error over images (of means over seeds) and that
-    over seeds (of means over images) are added (min F', Clark 1973), and the quotient is a t. Its degrees of freedom are
-    Satterthwaite's, but at most two for every seed after the first, because with few seeds that estimate is itself
+    over seeds (of means over images) are added (min F', Clark 1973), and the quotient is a t. Its degrees of freedom
+    are Satterthwaite's, but at most two for every seed after the first, because with few seeds that estimate is itself
     uncertain: in simulations, two or three seeds that vary much call up to 7 % of equal systems different at the level
     5 %, without the bound up to 13 %. Images may have different numbers of captions: the mean is a ratio of sums, and
     its error that of the linearised ratio.

@@ -172,13 +172,13 @@ def _own_run(
     queries = qrels.query_id.nunique()
     if report["queries"] != queries:
         raise GraceError(
-            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels {dataset / 'qrels.trec'} {queries}: "
-            "they belong to different runs; retrieve again"
+            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels {dataset / 'qrels.trec'} "
+            f"{queries}: they belong to different runs; retrieve again"
         )
     if report.get("depth") is not None and report["depth"] < min(DEPTH, len(gallery)):
         raise GraceError(
-            f"retrieval report {retrieval}: only {report['depth']} images per query were kept, and R@{DEPTH} needs {DEPTH}; "
-            f"set retrieve.depth to {DEPTH} at least and retrieve again"
+            f"retrieval report {retrieval}: only {report['depth']} images per query were kept, and R@{DEPTH} needs "
+            f"{DEPTH}; set retrieve.depth to {DEPTH} at least and retrieve again"
         )
     run = _read_checked_run(path, qrels, gallery)
     _check_belongs(run, path, report, retrieval, queries)

@@ -2,8 +2,8 @@
 
 Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/embeddings/,
 {d}/{tower,captioner}/metrics.jsonl, {d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/,
-model/metrics.jsonl}, the runs of other methods that `runs` of the configuration names, {results}/benchmarks/**.tsv (Snakemake's),
-and the records of the jobs. Part of `python -m grace report`.
+model/metrics.jsonl}, the runs of other methods that `runs` of the configuration names, {results}/benchmarks/**.tsv
+(Snakemake's), and the records of the jobs. Part of `python -m grace report`.
 
 Metrics, runs and retrieval reports are required. Embeddings, training curves, statistics of identifiers, benchmarks and records are
 optional: they are None where they are missing, and the page says so.
@@ -125,7 +125,8 @@ def _check_runs(config: Config, rows: list[dict[str, Any]], metrics: Path) -> No
     for name in foreign:
         if name not in config.runs:
             raise GraceError(
-                f"{metrics} has a row of the run {name}, which `runs` of the configuration does not name; make the list again"
+                f"{metrics} has a row of the run {name}, which `runs` of the configuration does not name; "
+                "make the list again"
             )
 
 

@@ -1,7 +1,7 @@
 """Runs of other methods as systems of the workflow: `runs/NAME` stands beside `baseline` and `atomic/seed0`.
 
-The run of such a system is the user's own file, wherever it is; only its metrics stand in the folder of results. The functions take
-Snakemake's arguments, like those of `grace.rules.inputs`.
+The run of such a system is the user's own file, wherever it is; only its metrics stand in the folder of results. The
+functions take Snakemake's arguments, like those of `grace.rules.inputs`.
 """
 
 from __future__ import annotations

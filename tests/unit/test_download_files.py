@@ -23,7 +23,7 @@ patience = download_server.patience
 @pytest.mark.parametrize("kind", ["sha256", "md5"])
 def test_a_wrong_sum_is_a_wrong_file(server, tmp_path, patience, kind):
     wrong = {"sha256": "", "md5": ""} | {kind: hashlib.new(kind, b"other").hexdigest()}
-    with pytest.raises(GraceError, match=f"a wrong file: its {kind} is"):
+    with pytest.raises(GraceError, match=f"wrong file: its {kind} is"):
         get(tmp_path, patience, server.url("a", "good"), **wrong)
     assert leftovers(tmp_path) == [] and not (tmp_path / "data/archives/toy.zip").exists()
 
@@ -113,10 +113,10 @@ def test_file_addresses(tmp_path, patience):
 
 
 def test_a_form_is_named_before_anything_is_fetched(tmp_path, patience):
-    with pytest.raises(GraceError, match=r"fill in the form at https://form\.example, put the file to .*toy\.zip"):
+    with pytest.raises(GraceError, match=r"fill in the form at https://form\.example, save the file as .*toy\.zip"):
         get(tmp_path, patience, form="https://form.example")
     (tmp_path / "data/archives/Toy.zip").write_bytes(b"")
-    with pytest.raises(GraceError, match=r"Toy\.zip lies there: rename it"):
+    with pytest.raises(GraceError, match=r"found Toy\.zip there: rename it"):
         get(tmp_path, patience, form="https://form.example")
 
 
@@ -124,7 +124,7 @@ def test_a_placed_file_is_verified_and_used(tmp_path, patience):
     placed = tmp_path / "data/archives/toy.zip"
     placed.parent.mkdir(parents=True)
     placed.write_bytes(CONTENT[:-50])
-    with pytest.raises(GraceError, match=r"toy\.zip is not the file that is expected: it is no complete ZIP"):
+    with pytest.raises(GraceError, match=r"toy\.zip is not the expected file: it is not a complete ZIP"):
         get(tmp_path, patience, known=False, form="https://form.example")
     assert placed.read_bytes() == CONTENT[:-50]  # never deleted: only its owner knows what it is
     placed.write_bytes(CONTENT)
@@ -137,7 +137,7 @@ def test_an_unpacked_folder_is_counted_and_never_overwritten(tmp_path, patience)
     images = tmp_path / "data/toy/images"
     images.mkdir(parents=True)
     (images / "mine.jpg").write_bytes(b"mine")
-    with pytest.raises(GraceError, match=r"holds 1 files \*\.jpg, 6 are expected"):
+    with pytest.raises(GraceError, match=r"contains 1 files \*\.jpg, expected 6"):
         get(tmp_path, patience, form="https://form.example")
     for name, content in PHOTOS.items():
         (images / name).write_bytes(content)
@@ -156,9 +156,9 @@ def test_one_file_of_an_archive(server, tmp_path, patience):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"sha256": "abc"}, "line 2: sha256 is not a sum"),
-        ({"bytes": "many"}, "bytes must be a whole number"),
-        ({"files": ""}, "files must be a whole number"),
+        ({"sha256": "abc"}, "line 2: 'abc' is not a valid sha256"),
+        ({"bytes": "many"}, "bytes must be an integer"),
+        ({"files": ""}, "files must be an integer"),
         ({"into": "../elsewhere"}, "inside the data folder"),
         ({"file": "a/b.zip"}, "inside the data folder"),
         ({"licence": " "}, "licence is empty"),

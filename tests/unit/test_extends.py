@@ -105,7 +105,7 @@ def test_a_wrong_key_of_a_base_is_said_to_be_in_the_base(tmp_path) -> None:
         ("back.yaml", r"extends in .*back\.yaml: .*preset\.yaml extends this file in turn"),
         ("folder", r"configuration file .*folder cannot be read"),
         ("broken.yaml", r"broken\.yaml is not valid YAML"),
-        ("empty.yaml", r"empty\.yaml holds no keys"),
+        ("empty.yaml", r"empty\.yaml contains no keys"),
         ("~nobody-at-all/a.yaml", r"~nobody-at-all/a\.yaml does not exist"),
         (["a.yaml", "b.yaml"], r"extends in .*preset\.yaml: name one configuration file \(got \['a\.yaml', 'b\.yaml'\]\)"),
         (None, r"name one configuration file \(got None\)"),

@@ -97,7 +97,7 @@ def test_defect_06_a_cut_identifier_is_found(make, tiny, tokenizer):
     images = load_dataset(tiny["dataset"]).images.query("split != 'val'")
     table.at[0, "tokens"] = table.at[0, "tokens"][:-1]
     with pytest.raises(
-        GraceError, match="beside the wide river 4 0' of image im4 reads 'people sit beside the wide river 4'"
+        GraceError, match="beside the wide river 4 0' of image im4 decode to 'people sit beside the wide river 4'"
     ):
         check_identifiers(table, images, tokenizer, "semantic", [])
 
@@ -133,25 +133,25 @@ def test_checks_fail_in_words(make, tiny, tokenizer, scheme: str):
 
     check_identifiers(tables.table, images, tokenizer, scheme, tables.new_tokens)
     last = tables.table["image_id"].iloc[-1]
-    refused(f"image {last} has none", lambda table: table[table["image_id"] != last])
-    refused("has one, but is not to have one", lambda table: table.assign(image_id=["im0", *table["image_id"][1:]])
+    refused(f"image {last} has no identifier", lambda table: table[table["image_id"] != last])
+    refused("has an identifier, but should have none", lambda table: table.assign(image_id=["im0", *table["image_id"][1:]])
             if scheme == "semantic" else pd.concat([table, table[:1].assign(image_id="im0")]))  # fmt: skip
-    refused("stands twice|has two", lambda table: pd.concat([table, table[:1]]))
+    refused("appears twice|has two", lambda table: pd.concat([table, table[:1]]))
     if scheme != "atomic":
 
         def special(table: pd.DataFrame) -> pd.DataFrame:
             table.at[0, "tokens"] = np.array([*table.at[0, "tokens"], tokenizer.all_special_ids[0]], dtype=np.int32)
             return table
 
-        refused("special token or none of the tokenizer", special)
-        refused("reads", lambda table: table.assign(text=["other", *table["text"][1:]]))
+        refused("special token or unknown to the tokenizer", special)
+        refused("decode to", lambda table: table.assign(text=["other", *table["text"][1:]]))
     if scheme != "semantic":
 
         def equal(table: pd.DataFrame) -> pd.DataFrame:
             table.at[1, "tokens"] = table.at[0, "tokens"]
             return table
 
-        refused("stands twice", equal)
+        refused("appears twice", equal)
 
 
 def test_a_tokenizer_that_cannot_hold_a_text_is_found(tmp_path: Path):
@@ -166,5 +166,5 @@ def test_a_tokenizer_that_cannot_hold_a_text_is_found(tmp_path: Path):
         "image_id": texts, "split": ["test"] * 6, "text": texts,
         "tokens": [np.array(tokens, dtype=np.int32) for tokens in identifier_tokens(fast, texts)],
     })  # fmt: skip
-    with pytest.raises(GraceError, match="'5' of image 5 reads ''"):
+    with pytest.raises(GraceError, match="'5' of image 5 decode to ''"):
         check_identifiers(table, table, fast, "string", [])

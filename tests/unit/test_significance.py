@@ -163,7 +163,7 @@ def test_images_with_many_captions_weigh_more_in_the_error_over_images():
     """Against the bootstrap of the mean over images of one to nine captions; equal seeds, so that images alone count."""
     rng = np.random.default_rng(2)
     clusters = np.arange(200).repeat(rng.integers(1, 10, 200))
-    values = (0.1 + 0.4 * rng.standard_normal(200)[clusters] + 0.2 * rng.standard_normal(len(clusters)))[:, None]
+    values = (1.0 + 0.4 * rng.standard_normal(200)[clusters] + 0.2 * rng.standard_normal(len(clusters)))[:, None]
     low, high = bootstrap_intervals(values, clusters, confidence=0.6827, resamples=4000, seed=0)[0]
     error = (high - low) / 2
     found = seed_p_values(np.stack([values, values]), clusters)[0]
