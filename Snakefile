@@ -4,8 +4,8 @@
 #   snakemake --cores all identifiers                        everything up to one stage
 #   snakemake --cores all train -R train_model               one stage again
 #   snakemake --cores all --configfile config/flickr30k.yaml another data set and model
-#   snakemake --cores all --use-conda                        the same in the environments of envs/
-#   snakemake --cores all --software-deployment-method apptainer   the same in the container of envs/grace.def
+#   snakemake --cores all --use-conda                        in the conda environments of envs/
+#   snakemake --cores all --software-deployment-method apptainer   in the container of envs/grace.def
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -14,7 +14,7 @@ min_version("9.27")
 configfile: f"{workflow.current_basedir}/config.yaml"
 
 
-# With --software-deployment-method apptainer every job runs in it: apptainer build envs/grace.sif envs/grace.def
+# Used with --software-deployment-method apptainer. Build it with: apptainer build envs/grace.sif envs/grace.def
 container: f"{workflow.current_basedir}/envs/grace.sif"
 
 
@@ -31,10 +31,10 @@ include: "rules/report.smk"
 include: "rules/targets.smk"
 
 
-# The default target: it stands here, because a rule of an included file is none, and a mark (default_target) would replace the
-# default of a workflow that imports this one.
-# Every output is named, not only the report's: Snakemake takes a missing file whose products are up to date for one that nobody
-# needs, so a model would stay missing after `snakemake -R train_model` was killed.
+# The default target. It must be in this file, because rules of included files cannot be the default, and marking one with
+# default_target would replace the default of a workflow that imports this one.
+# It lists every output, not only the report's: Snakemake does not remake a missing file if everything made from it is up to date,
+# so a model would stay missing after `snakemake -R train_model` was killed.
 rule all:
     input:
         up_to("all", "report", EVERYTHING),

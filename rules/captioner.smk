@@ -19,7 +19,7 @@ rule captioner:
     params:
         **params_of("captioner"),
         launch=launcher(CONFIG),
-        # resumable state is no output: Snakemake deletes the outputs of a job that fails
+        # resumable state is not an output: Snakemake deletes the outputs of a job that fails
         state=beside_with("_state"),
     shell:
         stage_command(

@@ -1,4 +1,4 @@
-# What all rules share: the checked configuration, paths that one can guess, a stage's params and resources.
+# What all rules share: the checked configuration, paths, and a stage's params and resources.
 import sys
 from functools import partial
 
@@ -25,16 +25,16 @@ TIMES = f"{OUTPUT}/benchmarks/{CONFIG.dataset.name}"
 SYSTEMS = ["baseline"] + [f"{scheme}/seed{seed}" for scheme in CONFIG.schemes for seed in CONFIG.seeds]
 THREADS = CONFIG.resources.train_threads
 ALONE = CONFIG.resources.solo_threads
-MEMORY = host_memory(CONFIG)  # of every stage that holds a network, MB
-VAL = "--val" if CONFIG.train.validate_every else ""  # a training is validated on images that it has memorised
+MEMORY = host_memory(CONFIG)  # of every stage that loads a model, MB
+VAL = "--val" if CONFIG.train.validate_every else ""  # validation needs val images that the model has memorised
 
 params_of = partial(stage_params, CONFIG)
 resources_of = partial(stage_resources, CONFIG, PACKAGE)
 up_to = targets(workflow)
 
-# Jobs of one machine share no GPU: unless --resources gpu=N says otherwise, all that run at once get as many as one training. On a
-# cluster the scheduler hands out GPUs: a resource of local scope bounds each job, not all of them together. A workflow that imports
-# this one sets its own bound.
+# Jobs on one machine never share a GPU: unless --resources gpu=N says otherwise, all jobs that run at once get as many GPUs as one
+# training. On a cluster the scheduler assigns GPUs: a resource of local scope limits each job, not all of them together. A workflow
+# that imports this one sets its own limit.
 if CONFIG.resources.gpus and is_main(workflow) and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", CONFIG.resources.gpus)
 
@@ -44,7 +44,7 @@ if CONFIG.resources.gpus and is_main(workflow) and "gpu" not in workflow.global_
 
 if CONFIG.resources.gpus and CONFIG.resources.memory_mb is None and not is_known(CONFIG):
     print(
-        "the size of the language model or the vision tower is not known before it is fetched, so jobs may ask for too little "
+        "the size of the language model or the vision tower is not known before it is downloaded, so jobs may request too little "
         "main memory: set resources.memory_mb on a cluster",
         file=sys.stderr,
     )
@@ -66,7 +66,7 @@ def start_from(wildcards):
 
 
 def teacher(wildcards):
-    """The tower whose answers a scheme learns from, or none."""
+    """The tower that a scheme is distilled from, or none."""
     return f"{DATA}/tower" if CONFIG.train.for_scheme(wildcards.scheme).distillation else []
 
 

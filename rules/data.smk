@@ -7,8 +7,8 @@ if FETCHED:
 
     rule download:
         output:
-            # The receipt alone: Snakemake deletes the outputs of a job before it starts and when it fails, and the data may
-            # have been placed by hand.
+            # The receipt only: Snakemake deletes a job's outputs before it starts and when it fails, and the data may have been
+            # put there by hand.
             ensure(RECEIPT, non_empty=True),
         log:
             f"{LOGS}/download.log",
@@ -64,7 +64,7 @@ rule tokenizer:
         f"{LOGS}/tokenizer.log",
     benchmark:
         f"{TIMES}/tokenizer.tsv"
-    priority: 1  # before the tower is trained: it says which captions are too long for the language model
+    priority: 1  # before the tower is trained: it reports captions that are too long for the language model
     conda:
         "../envs/infer.yaml"
     threads: 1

@@ -1,4 +1,4 @@
-# Stages evaluate (one system's run, tested against the baseline's) and metrics (the rows of all systems).
+# Stages evaluate (one system's run, tested against the baseline's) and metrics (one list with the rows of all systems).
 from grace.rules.runs import described_by, foreign_systems, retrieval_of, run_of
 
 FOREIGN = foreign_systems(CONFIG)
@@ -46,7 +46,7 @@ rule metrics:
         f"{LOGS}/metrics.log",
     benchmark:
         f"{TIMES}/metrics.tsv"
-    localrule: True  # less than a second: no reason to wait for a scheduler
+    localrule: True  # takes less than a second, so it does not wait for a scheduler
     conda:
         "../envs/infer.yaml"
     threads: 1

@@ -1,4 +1,4 @@
-# Stage report: one HTML file of every result, and beside it the whole configuration that they came from.
+# Stage report: one HTML file with all results, and next to it the complete configuration of the run.
 rule configuration:
     output:
         f"{OUTPUT}/report/config.json",

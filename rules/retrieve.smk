@@ -1,4 +1,4 @@
-# Stage retrieve: test captions to a TREC run, under the trie.
+# Stage retrieve: from test captions to a TREC run, decoding under the trie.
 rule retrieve_images:
     input:
         dataset=rules.dataset.output[0],

@@ -1,4 +1,4 @@
-# Targets: everything up to a stage. `snakemake train -R train_model` runs one stage again.
+# Targets: everything up to a stage. `snakemake train -R train_model` reruns one stage.
 EVERY = partial(expand, scheme=CONFIG.schemes, seed=CONFIG.seeds)
 TRAINED = partial(expand, scheme=CONFIG.trained_schemes, seed=CONFIG.seeds)
 

@@ -1,4 +1,4 @@
-# Stages tower and encode: the vision tower, and every image once through it.
+# Stages tower and encode: the vision tower, and the embeddings of every image.
 rule tower:
     input:
         dataset=rules.dataset.output[0],

@@ -1,4 +1,4 @@
-# Stage train: one model per scheme and seed. A model that starts from another one's weights has that one as an input.
+# Stage train: one model per scheme and seed. A model that starts from another model's weights has that model as an input.
 rule train_model:
     input:
         dataset=rules.dataset.output[0],
@@ -23,7 +23,7 @@ rule train_model:
     params:
         **params_of("train", by_scheme=True),
         launch=launcher(CONFIG),
-        # resumable state is no output: Snakemake deletes the outputs of a job that fails
+        # resumable state is not an output: Snakemake deletes the outputs of a job that fails
         state=beside("training_state"),
         begin=options("start_from", "tower"),
     shell:

@@ -1,4 +1,4 @@
-"""The Python of Snakefile and rules/: the configuration as planned, a stage's command, params, resources and inputs, hooks.
+"""The Python behind Snakefile and rules/: the configuration, and a stage's command, params, resources, inputs and hooks.
 
-What a rule needs beyond paths is here, where tests reach it. `grace.workflow` holds what the stages themselves read too.
+Whatever a rule needs beyond paths is here, where it can be tested. `grace.workflow` holds what the stages read as well.
 """

@@ -1,19 +1,19 @@
-"""The shell command of a stage, as the rules run it: environment, log, and how it ended.
+"""The shell command with which a rule runs a stage: its environment, its log, and a last line that says how it ended.
 
     shell:
         stage_command("encode --dataset {input.dataset:q} --tower {input.tower:q} --output {output:q} {params.settings}")
 
-Nothing else tells a job what it is part of, so the rules of a workflow that imports this one are left alone. The command holds
-only what differs from the defaults of the configuration, and runs as it is printed. What depends on the machine comes from the
-job's resources, because a change of those reruns nothing:
+A job gets everything about its run from this command line, so the rules of a workflow that imports this one are not affected.
+The command contains only the settings that differ from the defaults, and can be run as printed. What depends on the machine comes
+from the job's resources, because a change of resources reruns nothing:
 
 GRACE_WORKFLOW  the Snakemake process that the stage ends with (`grace.system.ending`)
-GRACE_LOG       the stage's log; a cancelled stage leaves its mark beside it (`grace.system.cancelled`)
-GRACE_GPUS      how many GPUs the job was promised (`grace.workflow.gpus`)
-GRACE_ATTEMPT   how often Snakemake has started the job, counted from 1
-GRACE_THREADS   fixed: a training does not leave busy cores out (`grace.system.threads`)
-PYTHONPATH      where the package is, for environments that Snakemake makes: they are made of pins alone and may be shared
-                between checkouts, so the code must not be in them
+GRACE_LOG       the stage's log; a cancelled stage leaves a marker next to it (`grace.system.cancelled`)
+GRACE_GPUS      the number of GPUs assigned to the job (`grace.workflow.gpus`)
+GRACE_ATTEMPT   the number of this attempt at the job, from 1
+GRACE_THREADS   fixed: a training uses busy cores too (`grace.system.threads`)
+PYTHONPATH      where the package is, for environments that Snakemake creates: they contain the pinned packages only and may be
+                shared between checkouts, so they must not contain the code
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ ENVIRONMENT = "GRACE_WORKFLOW=$PPID GRACE_LOG={log:q} GRACE_GPUS={resources.gpu}
 
 
 def stage_command(stage: str, launch: bool = False) -> str:
-    """The `shell:` of a rule that runs `python -m grace {stage}`; with `launch`, behind the launcher in `params.launch`."""
+    """The `shell:` of a rule that runs `python -m grace {stage}`; with `launch`, started by `params.launch`."""
     program = "{params.launch} -m grace" if launch else "python -m grace"
     return f"{ENVIRONMENT} {program} {stage} > {{log:q}} 2>&1 || python -m grace ended $? {{log:q}}"
 
 
 def launcher(config: Config) -> str:
-    """The program that starts a training: plain Python, torchrun for several processes, or the user's own."""
+    """The program that starts a training: Python, torchrun for several processes, or the user's own launcher."""
     processes = config.resources.processes
     several = f"python -m grace.training.launch --standalone --nproc-per-node {processes}"
     return config.resources.launcher or ("python" if processes == 1 else several)
 
 
 def stage_params(config: Config, stage: str, by_scheme: bool = False) -> dict[str, Any]:
-    """Params of a rule: `settings`, the option that the command needs, and what reruns the stage when it changes.
+    """Params of a rule: `settings`, the option passed to the command, and two that rerun the stage when they change.
 
-    `slice` is all of the configuration that the stage reads, as JSON; `stage_version` is the number of its code. `by_scheme`: the
-    slice depends on the wildcard `scheme`.
+    `slice` is the part of the configuration that the stage reads, as JSON; `stage_version` is the version number of its code.
+    `by_scheme`: the slice depends on the wildcard `scheme`.
     """
     version = {"stage_version": STAGES.get(stage)}
     if not by_scheme:
@@ -61,9 +61,9 @@ def stage_params(config: Config, stage: str, by_scheme: bool = False) -> dict[st
 
 
 def stage_resources(config: Config, package: Path | None, stage: str, memory_mb: int) -> dict[str, Any]:
-    """Resources of a rule: main memory in MB, as much again with every further attempt, GPUs, and variables of the command.
+    """Resources of a rule: main memory in MB, which grows by the same amount with each attempt, GPUs, and environment variables.
 
-    `package` is the folder that holds the package, where jobs run in environments that Snakemake makes.
+    `package` is the folder that contains the package, if jobs run in environments that Snakemake creates.
     """
     fixed = [] if config.resources.adapt_threads else ["GRACE_THREADS=fixed"]
     path = [f"PYTHONPATH={shlex.quote(str(package))}${{PYTHONPATH:+:$PYTHONPATH}}"] if package else []
@@ -75,7 +75,7 @@ def stage_resources(config: Config, package: Path | None, stage: str, memory_mb:
 
 
 def _settings(sections: Section | Mapping[str, Section | Mapping[str, Any]]) -> dict[str, str]:
-    """The option with what differs from the defaults, and all of it."""
+    """`settings`: the option with the keys that differ from the defaults; `slice`: all keys."""
     return {"settings": _option(_dumped(sections, changed=True)), "slice": _json(_dumped(sections, changed=False))}
 
 

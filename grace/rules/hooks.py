@@ -1,7 +1,7 @@
-"""What happens before the first and after the last job of a run, and targets that are not taken for jobs.
+"""What happens before the first and after the last job of a run, and errors for options that take a target for a job.
 
-Hooks run for the Snakefile that was started, not for one that another workflow imports as a module: there an output that is being
-made again is gone until it is made, as is Snakemake's way.
+Hooks run only for the Snakefile that was started, not for one that another workflow imports as a module: there Snakemake deletes
+an output before it is made again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from grace.system.errors import GraceError
 
 
 def before_first_job(workflow: Any, output: str) -> None:
-    """Keep the outputs that this run is going to replace until there are new ones; refuse files from the future."""
+    """Keep a copy of the outputs that this run will replace until the new ones exist; refuse files dated in the future."""
     from snakemake.exceptions import WorkflowError
 
     if ahead := dated_later(output):
         raise WorkflowError(
-            f"{len(ahead)} files in {output} are dated later than now, such as {ahead[0]}: the clock ran ahead when they were "
-            f"made, or runs behind now. Set the clock right, or give them the time of now with `python -m grace retime {output}`"
+            f"{len(ahead)} files in {output} are dated later than now, such as {ahead[0]}: the clock was ahead when they were "
+            f"written, or is behind now. Correct the clock, or set their time to now with `python -m grace retime {output}`"
         )
     try:
         set_aside(file for job in workflow.dag.needrun_jobs() for file in job.output)
@@ -31,9 +31,9 @@ def before_first_job(workflow: Any, output: str) -> None:
 
 
 def after_last_job(workflow: Any) -> None:
-    """Give a stage that failed its last good outputs back, marked as incomplete, so that it runs again.
+    """Restore the last good outputs of a failed stage, marked as incomplete so that the stage runs again.
 
-    Without the mark Snakemake would take them for what the failed job was to make: it records a failed job like any other.
+    Without the mark Snakemake would consider them the output of the failed job, because it records failed jobs like any other.
     """
     for job in workflow.dag.needrun_jobs(exclude_finished=False):
         if any([put_back(output) for output in job.output]):
@@ -41,10 +41,10 @@ def after_last_job(workflow: Any) -> None:
 
 
 def targets(workflow: Any) -> Callable[..., Callable[..., list[str]]]:
-    """Make inputs of target rules: `up_to = targets(workflow)`, then `input: up_to("train", "train_model", files)`.
+    """Make the inputs of target rules: `up_to = targets(workflow)`, then `input: up_to("train", "train_model", files)`.
 
-    A target makes nothing itself, so with `--until TARGET` or `-R TARGET` Snakemake would find nothing to do. The input is a
-    function that says so, with the rule that was meant; in a module the names are the importer's, and nothing is said.
+    A target has no output, so with `--until TARGET` or `-R TARGET` Snakemake would find nothing to do. The input is a function
+    that raises an error naming the rule to use instead. In a module the names are the importer's, so nothing is checked.
     """
     checked = is_main(workflow)
 
@@ -65,11 +65,11 @@ def _refuse_as_job(asked: Any, target: str, rule: str) -> None:
     for option, named in (("--until", asked.until), ("--omit-from", asked.omit_from), ("-R", asked.forcerun)):
         if target in named:
             instead = f"snakemake {target}" if option == "--until" else f"snakemake {option} {rule}"
-            raise WorkflowError(f"{option} {target}: `{target}` is a target and no job of its own; run `{instead}`")
+            raise WorkflowError(f"{option} {target}: `{target}` is a target, not a job; run `{instead}`")
 
 
 def refuse_until(workflow: Any, rule: str) -> None:
-    """Refuse `--until RULE` for a rule whose jobs depend on each other: Snakemake (9.27) starts none of these."""
+    """Refuse `--until RULE` for a rule whose jobs depend on each other: Snakemake (9.27) would start none of them."""
     from snakemake.exceptions import WorkflowError
 
     if is_main(workflow) and rule in workflow.dag_settings.until:

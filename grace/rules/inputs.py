@@ -1,6 +1,6 @@
-"""Inputs and params of rules that are functions: files that users name, folders beside an output, what is in a folder of photos.
+"""Inputs and params of rules that are functions: the user's own files, folders next to an output, the contents of a photo folder.
 
-They take Snakemake's arguments (wildcards, input, output), so that folders follow a module's prefix, and can be tested without it.
+They take Snakemake's arguments (wildcards, input, output), so that folders follow a module's prefix; tests call them directly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from grace.workflow.config.paths import read_by
 
 
 def own_files(config: Config, stage: str) -> list[str]:
-    """The user's own files that a stage reads (weights, tables): where they are, whatever prefix a module has."""
+    """The user's own files that a stage reads (weights, tables), at their own paths whatever a module's prefix."""
     return as_they_are(read_by(config, stage))
 
 
 def as_they_are(files: list[str]) -> list[str]:
-    """Files that a module's prefix leaves alone."""
+    """Files to which a module's prefix is not added."""
     from snakemake.io import local
 
     return [local(file) for file in files]
@@ -34,12 +34,12 @@ def beside(name: str) -> Callable[..., str]:
 
 
 def beside_with(ending: str) -> Callable[..., str]:
-    """A param: the path of the rule's first output with `ending` at its name."""
+    """A param: the path of the rule's first output with `ending` appended."""
     return lambda wildcards, output: f"{output[0]}{ending}"
 
 
 def options(*names: str) -> Callable[..., str]:
-    """A param: `--NAME PATH` of every input that is called one of `names` and is there (`start_from` is `--start-from`)."""
+    """A param: `--NAME PATH` for each input in `names` that the rule has (`start_from` becomes `--start-from`)."""
 
     def given(wildcards: Any, input: Any) -> str:
         found = {name: input.get(name) for name in names}
@@ -49,7 +49,7 @@ def options(*names: str) -> Callable[..., str]:
 
 
 def karpathy_files(config: Config) -> Callable[..., str]:
-    """A param: the options that name Karpathy's JSON file and the folder of images; downloaded ones stand beside the receipt."""
+    """A param: the options for Karpathy's JSON file and the image folder; after a download both are next to the receipt."""
     settings = config.dataset.karpathy
 
     def given(wildcards: Any, input: Any) -> str:
@@ -65,9 +65,9 @@ def karpathy_files(config: Config) -> Callable[..., str]:
 
 
 def photos(config: Config) -> Callable[..., str]:
-    """A param: a digest of what is in the user's folder of photos, which decides whether the stage `dataset` runs again.
+    """A param: a digest of the contents of the user's photo folder, which decides whether the stage `dataset` runs again.
 
-    The folder is no input: its time stamp says nothing about the photos.
+    The folder itself is not an input, because its time stamp does not tell whether the photos changed.
     """
     folder = config.dataset.folder
 
@@ -85,9 +85,9 @@ def photos(config: Config) -> Callable[..., str]:
 
 
 def stamp_of(name: str) -> Callable[..., int | None]:
-    """A param: when the file `name` in the folder of results was last written (ns); None if it is not there.
+    """A param: when the file `name` in the results folder was last written (ns); None if it does not exist.
 
-    For a file that a stage reads if it is there: as an input it could not be missing.
+    For an optional file of a stage: Snakemake requires inputs to exist.
     """
 
     def stamp(wildcards: Any, output: Any) -> int | None:

@@ -1,6 +1,6 @@
-"""The configuration of a run of Snakemake: merged by Snakemake, checked here, with all problems in words.
+"""The configuration of a run of Snakemake: merged by Snakemake, checked here, with a clear message for every problem.
 
-Called by rules/common.smk with Snakemake's workflow; imports neither torch nor Snakemake before something is wrong.
+Called by rules/common.smk with Snakemake's workflow. Does not import torch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from grace.workflow.config.paths import check_paths
 
 
 def planned_configuration(workflow: Any, values: dict[str, Any]) -> Config:
-    """The configuration that Snakemake merged from its files and `--config`; a `GraceError` names what is wrong and where.
+    """The configuration that Snakemake merged from its files and `--config`; a `GraceError` says what is wrong and where.
 
-    Of a workflow that is imported as a module, `values` are what the importer gave; its files are none of ours.
+    If this workflow is imported as a module, `values` are what the importer passed, and the importer's own files are ignored.
     """
     if is_main(workflow):
         overlays = _overlays(workflow)
@@ -33,14 +33,14 @@ def planned_configuration(workflow: Any, values: dict[str, Any]) -> Config:
 
 
 def is_main(workflow: Any) -> bool:
-    """Whether the Snakefile that is being read is the one that runs, and not a module of another workflow."""
+    """Whether the Snakefile being read is the one that was started, not a module of another workflow."""
     return workflow.modifier.is_main_snakefile()
 
 
 def package_for_jobs(workflow: Any) -> Path | None:
-    """The folder that holds this package, if jobs run in environments that Snakemake makes (conda, containers), else None.
+    """The folder that contains this package, if jobs run in environments that Snakemake creates (conda, containers), else None.
 
-    A `GraceError` if the package is no checkout: its folder would bring all other packages beside it into those environments.
+    Raises `GraceError` if the package is not in a checkout: its folder would bring all packages installed next to it along.
     """
     methods = {method.name for method in workflow.deployment_settings.deployment_method}
     if not methods:
@@ -53,21 +53,21 @@ def package_for_jobs(workflow: Any) -> Path | None:
     folder = Path(grace.__file__).resolve().parents[1]
     if not (folder / "Snakefile").is_file():
         raise GraceError(
-            f"the package grace is installed in {folder}, where jobs in environments of their own (--use-conda, "
-            "--software-deployment-method) cannot find it alone; install it from a checkout: pip install --no-deps -e CHECKOUT"
+            f"the package grace is installed in {folder}, which jobs in environments of their own (--use-conda, "
+            "--software-deployment-method) cannot use; install it from a checkout: pip install --no-deps -e CHECKOUT"
         )
     return folder
 
 
 def _overlays(workflow: Any) -> Overlays:
-    """The files of the configuration: those of the command line are laid over those that the Snakefile names."""
+    """The files of the configuration: those of the command line override those that the Snakefile names."""
     given = list(map(str, workflow.overwrite_configfiles))
     named = [file for file in map(str, workflow.configfiles) if file not in given]
     return Overlays([*named, *given])
 
 
 def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """The values given to a module, laid over what they extend: a file in the folder `config` of this repository."""
+    """The values given to a module, merged over the preset that they extend: a file in this repository's folder `config`."""
     if EXTENDS not in values:
         return values
     preset = Path(grace.__file__).resolve().parents[1] / "config" / str(values[EXTENDS])

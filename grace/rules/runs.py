@@ -1,7 +1,7 @@
-"""Runs of other methods as systems of the workflow: `runs/NAME` stands beside `baseline` and `atomic/seed0`.
+"""Runs of other methods as systems of the workflow: `runs/NAME`, like `baseline` and `atomic/seed0`.
 
-The run of such a system is the user's own file, wherever it is; only its metrics stand in the folder of results. The
-functions take Snakemake's arguments, like those of `grace.rules.inputs`.
+The run of such a system is the user's own file, wherever it is; only its metrics are in the results folder. The functions
+take Snakemake's arguments, like those of `grace.rules.inputs`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ FOLDER = "runs"
 
 
 def foreign_systems(config: Config) -> list[str]:
-    """The systems that `runs` of the configuration adds, in its order."""
+    """The systems that `runs` in the configuration adds, in that order."""
     return [f"{FOLDER}/{name}" for name in config.runs]
 
 
 def run_of(config: Config, data: str) -> Callable[..., Any]:
-    """An input: the run of the wildcard `system`, in the folder `data` of the data set or where the user has it."""
+    """An input: the run of the wildcard `system`, in the data set's folder `data`, or at the user's own path."""
 
     def run(wildcards: Any) -> Any:
         folder, _, name = wildcards.system.partition("/")
@@ -34,12 +34,12 @@ def run_of(config: Config, data: str) -> Callable[..., Any]:
 
 
 def retrieval_of(data: str) -> Callable[..., Any]:
-    """An input: the retrieval report of the wildcard `system`; nothing for a run of another method."""
+    """An input: the retrieval report of the wildcard `system`; none for a run of another method."""
     return lambda wildcards: [] if _is_foreign(wildcards) else f"{data}/{wildcards.system}/retrieval.json"
 
 
 def described_by(wildcards: Any, input: Any) -> str:
-    """A param: the option that says whose run it is. It follows from the input, so it reruns nothing by itself."""
+    """A param: the option that identifies the run. It follows from the input, so it does not rerun anything by itself."""
     if _is_foreign(wildcards):
         return f"--name {wildcards.system.removeprefix(f'{FOLDER}/')}"
     return f"--retrieval {shlex.quote(str(input.retrieval))}"

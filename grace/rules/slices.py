@@ -1,7 +1,7 @@
-"""Which part of the configuration a stage reads: its slice. A change outside of it reruns nothing.
+"""Which part of the configuration a stage reads: its slice. A change elsewhere does not rerun the stage.
 
-A slice is what the stage's option `--settings` takes: a section, or several by name. Its text is a param of the rule, so a change
-in it runs the stage again.
+A slice is what the stage's option `--settings` takes: a section, or several by name. It is a param of the rule, so a change in it
+reruns the stage.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Slice = Section | dict[str, Any]
 
 
 def slice_of(config: Config, stage: str, scheme: str = "") -> Slice:
-    """What `stage` reads of the configuration; `scheme` is needed for the stage `train`."""
+    """The part of the configuration that `stage` reads; the stage `train` needs `scheme`."""
     match stage:
         case "dataset":
             return getattr(config.dataset, config.dataset.source)
