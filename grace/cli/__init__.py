@@ -1,4 +1,4 @@
-"""The command line: one command a stage, each a thin call of the function of that name.
+"""The command line: one command per stage, which calls the function of that name.
 
 A user's error is one line on standard error and exit code 2.
 """
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="GRACE: generative image retrieval, one command a stage. Every command of the workflow can be run by hand.",
+    help="GRACE: generative image retrieval, one command per stage. Every command of the workflow can be run by hand.",
 )
 for room in (data, models, results, search, plan, configuration, records, ended):
     app.add_typer(room.app)
@@ -47,13 +47,13 @@ def _before_every_command(
     """The options of `grace` itself."""
 
 
-# typer brings its own copy of click; this is that copy's ClickException, by its public subclass.
+# typer includes its own copy of click; this is that copy's ClickException, reached through its public subclass.
 CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 
 def main() -> None:
-    """Run a command; the exit code is 0, 1 (a defect of ours), 2 (a user's error), 75 (training ended by SIGTERM, run again to
-    go on) or 130 (interrupted)."""
+    """Run a command; the exit code is 0, 1 (a bug in GRACE), 2 (a user's error), 75 (training ended by SIGTERM; run the
+    command again to resume) or 130 (interrupted)."""
     mask_output()
     end_on_request()
     end_with_workflow()
@@ -64,7 +64,7 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
         end = end_of(KeyboardInterrupt())
-    except CommandLineError as error:  # unknown option, missing option, wrong type; or no command at all: the help
+    except CommandLineError as error:  # unknown option, missing option, wrong type; without a command, the help
         said = error.format_message()
         is_help = said.lstrip().startswith("Usage:")
         end = End(said if is_help else f"error: {' '.join(said.split())}", USER_ERROR)

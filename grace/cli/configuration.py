@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command("resolve")
 def resolve_command(output: OutputFile, settings: Settings) -> None:
-    """Write the whole configuration, defaults filled in, as JSON (for the report)."""
+    """Write the whole configuration, including defaults, as JSON (for the report)."""
     from grace.records.sidecars.recording import recorded
     from grace.system.files import write_json
     from grace.workflow.config import Config
@@ -28,15 +28,17 @@ def resolve_command(output: OutputFile, settings: Settings) -> None:
 @app.command("config")
 def config_command(
     write: Annotated[bool, typer.Option("--write", help="write config.yaml and config/schema.json")] = False,
-    drift: Annotated[bool, typer.Option("--drift", help="fail if those two are not what --write would write")] = False,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="fail if these files differ from what --write would write")
+    ] = False,
     check: Annotated[
         list[Path] | None,
-        typer.Option(help="check configuration files, later ones laid over earlier ones and the defaults"),
+        typer.Option(help="check configuration files; later ones override earlier ones and the defaults"),
     ] = None,
     get: Annotated[str | None, typer.Option(help="print the value of one key, such as train.steps")] = None,
-    configfile: Annotated[list[Path] | None, typer.Option(help="files laid over config.yaml, for --get")] = None,
+    configfile: Annotated[list[Path] | None, typer.Option(help="files that override config.yaml, for --get")] = None,
 ) -> None:
-    """Make config.yaml and its JSON schema from the models; check or read a configuration file."""
+    """Generate config.yaml and its JSON schema from the models; check or read a configuration file."""
     from grace.data.download.sources import check_download
     from grace.workflow.config import load
     from grace.workflow.config.export import drifted, value_of, write_all
@@ -52,10 +54,10 @@ def config_command(
     elif drift:
         if names := drifted(Path.cwd()):
             raise GraceError(
-                f"{', '.join(names)}: not what grace/workflow/config/ says; run python -m grace config --write"
+                f"{', '.join(names)}: out of date with grace/workflow/config/; run python -m grace config --write"
             )
     elif write:
         for path in write_all(Path.cwd()):
             typer.echo(f"wrote {path}")
     else:
-        raise GraceError("config: name --write, --drift, --check FILE or --get KEY")
+        raise GraceError("config: give --write, --drift, --check FILE or --get KEY")

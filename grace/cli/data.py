@@ -10,7 +10,7 @@ import typer
 from grace.cli.options import Dataset, Output, Settings, TowerFolder, parsed
 from grace.workflow.config import Flamingo, Folder, Karpathy, Scenes, Tower
 
-dataset_app = typer.Typer(no_args_is_help=True, help="Make the tables of a data set: images, captions, qrels.")
+dataset_app = typer.Typer(no_args_is_help=True, help="Write the tables of a data set: images, captions, qrels.")
 app = typer.Typer()
 app.add_typer(dataset_app, name="dataset")
 
@@ -18,12 +18,12 @@ app.add_typer(dataset_app, name="dataset")
 @app.command("download")
 def download_command(
     dataset: Annotated[str, typer.Argument(help="flickr8k, flickr30k or coco")],
-    data: Annotated[Path, typer.Option(help="folder that holds the data sets")] = Path("data"),
+    data: Annotated[Path, typer.Option(help="folder for the data sets")] = Path("data"),
     sources: Annotated[
-        Path | None, typer.Option(help="another table of sources than grace/data/download/sources.csv")
+        Path | None, typer.Option(help="table of sources to use instead of grace/data/download/sources.csv")
     ] = None,
 ) -> None:
-    """Fetch, verify and unpack a public data set; a download that was broken off is continued."""
+    """Fetch, verify and unpack a public data set; an interrupted download resumes."""
     from grace.data.download import SOURCES_FILE, download
 
     for name, path in download(dataset=dataset, data=data, sources=sources or SOURCES_FILE).items():
@@ -41,7 +41,7 @@ def scenes_command(output: Output, settings: Settings = "{}", name: str = "scene
 @dataset_app.command("karpathy")
 def karpathy_command(
     json: Annotated[Path, typer.Option(help="Karpathy's JSON file")],
-    images: Annotated[Path, typer.Option(help="folder of the images")],
+    images: Annotated[Path, typer.Option(help="folder with the images")],
     output: Output,
     settings: Settings = "{}",
     restval: Annotated[str | None, typer.Option(help="COCO's restval split: train or drop")] = None,
@@ -61,13 +61,13 @@ def karpathy_command(
 @dataset_app.command("folder")
 def folder_command(
     output: Output,
-    images: Annotated[str, typer.Option(help="the folder of images")] = "",
+    images: Annotated[str, typer.Option(help="folder with the images")] = "",
     captions: Annotated[str, typer.Option(help="CSV, TSV or JSONL file, or sidecar")] = "",
-    captioner: Annotated[str, typer.Option(help="who writes captions for images without any")] = "",
+    captioner: Annotated[str, typer.Option(help="the captioner that writes captions for images without any")] = "",
     settings: Settings = "{}",
     name: str = "folder",
 ) -> None:
-    """Read any folder of images; options are laid over the settings."""
+    """Read any folder of images; options override the settings."""
     from grace.captions.writers import write_captions
     from grace.data import source
     from grace.workflow.config import parse

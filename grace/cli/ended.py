@@ -1,4 +1,4 @@
-"""The command `ended`: the last line of the log of a failed stage. The workflow's rules call it; it is of no use by hand."""
+"""The command `ended`: writes the last line of a failed stage's log. The workflow's rules call it; users do not need it."""
 
 from __future__ import annotations
 

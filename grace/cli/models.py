@@ -73,7 +73,7 @@ def pseudo_queries_command(
     settings: Settings = "{}",
     val: Val = False,
 ) -> None:
-    """Write captions of every gallery image with the captioner, borrow them of the train split, or take them from a file."""
+    """Get captions of every gallery image: from the captioner, from similar train images, or from a file."""
     from grace.captions.pseudo_queries import pseudo_queries
 
     pseudo_queries(
@@ -116,7 +116,7 @@ def trie_command(
     if context.invoked_subcommand:
         return
     if identifiers is None or tokenizer is None or output is None:
-        raise GraceError("trie: name --identifiers, --tokenizer and --output, or look into one with `trie show`")
+        raise GraceError("trie: give --identifiers, --tokenizer and --output, or look into a trie with `trie show`")
     trie(identifiers=identifiers, tokenizer=tokenizer, output=output)
 
 
@@ -125,10 +125,10 @@ def show_command(
     trie: Trie,
     identifiers: IdentifiersFolder,
     tokenizer: Tokenizer,
-    prefix: Annotated[str, typer.Argument(help="beginning of an identifier's text; empty: the root")] = "",
+    prefix: Annotated[str, typer.Argument(help="prefix of an identifier's text; empty: the root")] = "",
     rows: Annotated[int, typer.Option(min=1, help="most children to show")] = 50,
 ) -> None:
-    """Show what stands below the beginning of an identifier: children, identifiers, images."""
+    """Show what is below a prefix of an identifier: children, identifiers, images."""
     from grace.identifiers.tree.show import show
 
     show(prefix=prefix, trie=trie, identifiers=identifiers, tokenizer=tokenizer, rows=rows)
@@ -146,10 +146,10 @@ def train_command(
     output: Output,
     state: State,
     start_from: Annotated[
-        Path | None, typer.Option(help="model folder whose weights to start from: the captioner's, or atomic's")
+        Path | None, typer.Option(help="model folder with the weights to start from: the captioner's or atomic's")
     ] = None,
     tower: Annotated[
-        Path | None, typer.Option(help="tower folder whose text embeddings to learn from (distillation)")
+        Path | None, typer.Option(help="tower folder with the text embeddings to learn from (distillation)")
     ] = None,
     settings: Settings = "{}",
 ) -> None:

@@ -1,6 +1,6 @@
 """The options that several commands share.
 
-The command line imports a stage when it is called, so that `--help` is quick and the inference environment needs no DeepSpeed.
+A command imports its stage only when it is called, so that `--help` is fast and the inference environment needs no DeepSpeed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Trie = Annotated[Path, typer.Option(help="trie file (made by `trie`)")]
 Model = Annotated[Path, typer.Option(help="model folder (made by `train`)")]
 Run = Annotated[Path, typer.Option(help="TREC run of the system")]
 Scheme = Annotated[str, typer.Option(help=", ".join(SCHEMES))]
-Val = Annotated[bool, typer.Option(help="val images too, for trainings that are validated on them")]
+Val = Annotated[bool, typer.Option(help="include val images, for trainings that validate on them")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of identifiers and training")]
 
 

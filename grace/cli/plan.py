@@ -13,21 +13,21 @@ app = typer.Typer()
 @app.command("plan")
 def plan_command(
     configfile: Annotated[
-        list[Path], typer.Option(help="configuration file; several: later ones laid over earlier ones")
+        list[Path], typer.Option(help="configuration file; may be repeated: later ones override earlier ones")
     ],
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs, one training process each")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="number of GPUs, with one training process each")] = 1,
     gpu_memory: Annotated[float, typer.Option(min=0.1, help="memory of one GPU, GiB")] = 80.0,
     peak_tflops: Annotated[
-        float, typer.Option(min=0.001, help="peak of one GPU, TFLOP/s; an A100 has 312 in bf16")
+        float, typer.Option(min=0.001, help="peak of one GPU, TFLOP/s; 312 for an A100 in bf16")
     ] = 312.0,
-    utilisation: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of that peak which training reaches")
-    ] = 0.4,
-    reserve: Annotated[float, typer.Option(min=0, max=0.9, help="share of the memory that is left free")] = 0.1,
-    images: Annotated[int | None, typer.Option(min=1, help="images, where the configuration does not tell")] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file to write as well")] = None,
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="share of that peak that training reaches")] = 0.4,
+    reserve: Annotated[float, typer.Option(min=0, max=0.9, help="share of the memory to leave free")] = 0.1,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="number of images, if the configuration does not say")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write in addition")] = None,
 ) -> None:
-    """Tell parameters, memory by ZeRO stage, time and disk of a configuration. Needs no weights, data or network."""
+    """Estimate a configuration's parameters, memory by ZeRO stage, time and disk. Needs no weights, data or network."""
     from grace.plan.show import show
     from grace.plan.stage import Machine, plan
     from grace.system.files import write_json

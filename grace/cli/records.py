@@ -11,7 +11,7 @@ from grace.system.errors import GraceError
 
 app = typer.Typer()
 MOST = 20
-"""Findings that are named."""
+"""Findings printed without --all."""
 
 
 @app.command("provenance")
@@ -27,27 +27,27 @@ def provenance_command(file: Annotated[Path, typer.Argument(help="a file or fold
 def retime_command(
     results: Annotated[Path, typer.Argument(help="folder of results")] = Path("results"),
 ) -> None:
-    """Give files that are dated later than now (a clock ran ahead) the time of now."""
+    """Set the time of files that are dated in the future (the clock was ahead) to now."""
     from grace.system.clock import retime
     from grace.system.files import need
 
     found = retime(need(results, "folder of results"))
-    typer.echo(f"{results}: {len(found)} files were dated later than now and have the time of now")
+    typer.echo(f"{results}: {len(found)} files were dated in the future; their time is now the current time")
 
 
 @app.command("verify")
 def verify_command(
     results: Annotated[Path, typer.Argument(help="folder of results")] = Path("results"),
-    every: Annotated[bool, typer.Option("--all", help="name all findings, however many")] = False,
+    every: Annotated[bool, typer.Option("--all", help="print all findings")] = False,
 ) -> None:
-    """Hash every result again and name what is not as its stage wrote it."""
+    """Hash every result again and list what is not as its stage wrote it."""
     from grace.records.sidecars.verify import verify
 
     hashed, problems = verify(results)
     for problem in problems if every else problems[:MOST]:
         typer.echo(problem)
     if len(problems) > MOST and not every:
-        typer.echo(f"... and {len(problems) - MOST} more; --all names them")
+        typer.echo(f"... and {len(problems) - MOST} more; --all prints them")
     if problems:
         raise GraceError(f"{results}: {len(problems)} finding(s) above; the other files are as their stages wrote them")
     typer.echo(f"{results}: {hashed} files are as their stages wrote them")

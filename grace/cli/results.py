@@ -41,7 +41,9 @@ def evaluate_command(
     run: Run,
     output: OutputFile,
     retrieval: Retrieval = None,
-    name: Annotated[str | None, typer.Option(help="in place of --retrieval: name of a run of another method")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="instead of --retrieval: the name of a run of another method")
+    ] = None,
     baseline: Annotated[Path | None, typer.Option(help="the baseline's TREC run")] = None,
     settings: Settings = "{}",
 ) -> None:
@@ -67,8 +69,8 @@ def metrics_command(files: list[Path], output: OutputFile) -> None:
 
 @app.command("report")
 def report_command(
-    config: Annotated[Path, typer.Option(help="whole configuration, JSON or YAML")],
-    results: Annotated[Path, typer.Option(help="folder of all results")],
+    config: Annotated[Path, typer.Option(help="the whole configuration, JSON or YAML")],
+    results: Annotated[Path, typer.Option(help="the results folder")],
     output: OutputFile,
     settings: Settings = "{}",
 ) -> None:
@@ -93,12 +95,12 @@ def table_command(
 @app.command("compare")
 def compare_command(
     a: Annotated[Path, typer.Argument(metavar="A.trec", help="TREC run")],
-    b: Annotated[Path, typer.Argument(metavar="B.trec", help="TREC run that it is compared with")],
+    b: Annotated[Path, typer.Argument(metavar="B.trec", help="TREC run to compare it with")],
     qrels: Annotated[Path | None, typer.Option(help="TREC qrels: the relevant image of every query")] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="in place of --qrels: dataset folder (made by `dataset`)")
-    ] = None,
-    measures: Annotated[str, typer.Option(help="R@K and MRR@K with any K, with commas")] = "R@1,R@5,R@10,MRR@10",
+    dataset: Annotated[Path | None, typer.Option(help="instead of --qrels: dataset folder (made by `dataset`)")] = None,
+    measures: Annotated[
+        str, typer.Option(help="R@K and MRR@K with any K, separated by commas")
+    ] = "R@1,R@5,R@10,MRR@10",
     resamples: Annotated[int, typer.Option(min=1, help="bootstrap and permutation resamples")] = 10_000,
     confidence: Annotated[float, typer.Option(help="coverage of the intervals")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="seed of the resampling")] = 0,

@@ -1,9 +1,8 @@
-"""The command search: one's own words to a trained model.
+"""The command search: find images with a trained model by your own words.
 
     grace search "a dog runs on the beach" --system results/photos/atomic/seed0 --picture found.png
 
-Prints the images, best first, and draws them into a new picture where one is asked for. Not a stage of the workflow: nothing is
-recorded.
+Prints the images, best first, and with --picture draws them into a new file. Not a stage of the workflow: nothing is recorded.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ EXACT = """; --settings '{"search": "exact"}' proves all but ties, and takes lon
 
 @app.command("search")
 def search_command(
-    captions: Annotated[list[str], typer.Argument(help="what is to be seen on the photo; several, each in quotes")],
+    captions: Annotated[list[str], typer.Argument(help="what the photo shows; several captions, each in quotes")],
     system: Annotated[
         Path,
         typer.Option(
-            help="folder of the trained system, or one that holds no other, such as results/scenes/atomic/seed0"
+            help="folder of the trained system, or a folder above it that contains no other, such as results/scenes/atomic/seed0"
         ),
     ] = Path("results"),
-    top: Annotated[int, typer.Option(min=1, help="photos a caption")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="photos per caption")] = 5,
     gallery_only: Annotated[
         bool,
-        typer.Option("--gallery-only", help="search the test images alone, as retrieve does; else train images too"),
+        typer.Option(
+            "--gallery-only", help="search the test images only, as retrieve does; by default train images too"
+        ),
     ] = False,
-    picture: Annotated[
-        Path | None, typer.Option(help="new PNG, JPEG or WebP file that what is found is drawn into")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="new PNG, JPEG or WebP file to draw the results into")] = None,
     settings: Settings = "{}",
 ) -> None:
-    """Search a trained model's images by your own words (settings: retrieve, over those of the system's run)."""
+    """Search a trained model's images by your own words (settings: retrieve, overriding those of the system's run)."""
     given = parsed(Retrieve, settings)
     search(captions=captions, system=system, top=top, settings=given, gallery_only=gallery_only, picture=picture)
 
@@ -55,9 +54,9 @@ def search(
     *, captions: list[str], system: Path, top: int, settings: Retrieve, gallery_only: bool = False,
     picture: Path | None = None, say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Say the `top` images of every caption: rank, score (log-likelihood, nats), file and its first known caption.
+    """Print the `top` images of every caption: rank, score (log-likelihood, nats), file and its first known caption.
 
-    What `settings` does not set is as in the run of the system. A file `picture` that exists is refused.
+    Keys that `settings` does not set are those of the system's run. `picture` must not exist yet.
     """
     from grace.retrieval.opening import open_system
     from grace.retrieval.queries import check_texts
@@ -65,7 +64,7 @@ def search(
     texts = check_texts(captions)
     given = settings.model_dump(include=settings.model_fields_set)
     if "depth" in given:
-        raise GraceError("search: retrieve.depth is named by --top here; leave it out of --settings")
+        raise GraceError("search: retrieve.depth is set by --top here; remove it from --settings")
     drawn_as = _checked(picture) if picture else ""
     opened = open_system(system, gallery_only=gallery_only, device=given.pop("device", "auto"))
     if picture:
@@ -80,23 +79,21 @@ def search(
 
 
 def _checked(picture: Path) -> str:
-    """Pillow's name of the format of `picture`, which has to be a file that does not exist in a folder that does."""
+    """Pillow's name for the format of `picture`, which must not exist yet, in a folder that does."""
     from grace.retrieval.contact_sheet import image_format
 
     drawn_as = image_format(picture)
     if picture.exists() or picture.is_symlink():
-        raise GraceError(
-            f"picture {picture} is there already; name a file that is not (what is found is drawn into it)"
-        )
+        raise GraceError(f"picture {picture} already exists; give the name of a new file")
     if not picture.parent.is_dir():
-        raise GraceError(f"picture {picture}: there is no folder {picture.parent}; make it, or name another file")
+        raise GraceError(f"picture {picture}: there is no folder {picture.parent}; create it, or choose another file")
     return drawn_as
 
 
 def _tell(
     system: System, texts: list[str], found: Found, gallery_only: bool, given: dict, say: Callable[[str], None]
 ) -> None:
-    """Say what is searched, then the images of every text, and how many of them are not proven to be the best."""
+    """Print what is searched, then the images of every text, and how many of them are proven to be the best."""
     from grace.retrieval.folders import BASELINE
     from grace.system.printable import printable
 

@@ -1,6 +1,6 @@
 """What `make run` prints around a run: how to follow the stages, where the report is, what to try next.
 
-Reads config.yaml of the working directory and the files laid over it; writes nothing.
+Reads config.yaml of the working directory and the files that override it; writes nothing.
 
     python -m grace.workflow.hints before|after [FILE ...]
 """
@@ -22,7 +22,7 @@ PHOTO_QUERY = "a dog on a beach"
 
 
 def before(config: Config) -> str:
-    """The command that follows the logs of the long stages; a log that is not there yet is followed once it is."""
+    """The command that follows the logs of the long stages; a log that does not exist yet is followed once it does."""
     seeds = f"seed{_braces(config.seeds)}"
     stages = ["dataset", "tower", "encode", *(["captioner"] if config.captioner_is_read else []), "pseudo_queries"]
     stages.append(f"{_braces(config.trained_schemes)}/{seeds}/{_braces(['train', 'retrieve'])}")
@@ -44,13 +44,14 @@ def after(config: Config, folder: Path, program: Path) -> str:
 
 
 def _braces(items: Sequence[object]) -> str:
-    """{a,b} as shells expand it; one item as it is."""
+    """{a,b}, which shells expand; a single item without braces."""
     words = [str(item) for item in items]
     return words[0] if len(words) == 1 else "{" + ",".join(words) + "}"
 
 
 def _double_quoted(word: str) -> str:
-    """A word for the command line: in double quotes where it has only blanks, which reads better than shlex's single ones."""
+    """A word for the command line: in double quotes if spaces are its only special characters, which reads better than shlex's
+    single quotes."""
     return (
         f'"{word}"'
         if " " in word and shlex.quote(word.replace(" ", "")) == word.replace(" ", "")
@@ -59,7 +60,7 @@ def _double_quoted(word: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the hints; 2 and a message for a configuration that is not valid."""
+    """Print the hints; return 2, with a message, for an invalid configuration."""
     try:
         config = load(Path("config.yaml"), *map(Path, arguments[1:]))
     except GraceError as error:

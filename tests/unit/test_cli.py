@@ -1,4 +1,4 @@
-"""The command line: one command a stage, and a user's error is one line, exit code 2, nothing written."""
+"""The command line: one command per stage, and a user's error is one line, exit code 2, nothing written."""
 
 from __future__ import annotations
 

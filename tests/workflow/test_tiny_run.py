@@ -218,7 +218,7 @@ def test_no_file_is_replaced(results, tmp_path):
     (tmp_path / "mine.jpg").write_bytes(b"a photo")
     (tmp_path / "link.png").symlink_to(tmp_path / "mine.jpg")
     for name in ("mine.jpg", "link.png"):
-        with pytest.raises(GraceError, match="is there already"):
+        with pytest.raises(GraceError, match="already exists"):
             found_of(results, "atomic/seed0", ["a dog"], top=1, picture=tmp_path / name)
     assert (tmp_path / "mine.jpg").read_bytes() == b"a photo"
 
@@ -253,7 +253,7 @@ def test_a_data_set_made_again_since_is_told_in_words(results, tmp_path):
         ("scenes/atomic", {"captions": ["red " * 2000]}, "query with its identifier has .* tokens"),
         ("scenes/atomic", {"picture": Path("found.gif")}, "give it one of these endings"),
         ("scenes/atomic", {"captions": ["a \udcff dog"]}, "a caption is no UTF-8"),
-        ("scenes/atomic", {"settings": Retrieve(depth=20)}, "is named by --top here"),
+        ("scenes/atomic", {"settings": Retrieve(depth=20)}, "is set by --top here"),
         ("scenes/atomic", {"captions": ["a cat"] * 30, "top": 90, "picture": Path("found.webp")}, "lower --top"),
     ],
 )

@@ -35,7 +35,7 @@ def commented_defaults() -> str:
 def schema() -> str:
     """The text of config/schema.json (JSON Schema, draft 2020-12)."""
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
-    about = "configuration file that this one is laid over; relative to this file"
+    about = "configuration file that this one overrides; relative to this file"
     made["properties"] |= {EXTENDS: {"description": about, "type": "string"}}
     return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
@@ -94,7 +94,7 @@ def _section(section: BaseModel, depth: int) -> list[str]:
 
 
 def _about(section: BaseModel) -> str:
-    """A section's own docstring, looked up on the class itself to skip the one inherited from pydantic."""
+    """A section's own docstring; read from the class itself, because pydantic's is inherited."""
     return (type(section).__dict__.get("__doc__") or "").strip()
 
 
