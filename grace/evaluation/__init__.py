@@ -1,4 +1,4 @@
-"""Evaluation: from a TREC run to Recall with intervals and a paired test (`python -m grace evaluate`, `metrics`)."""
+"""Evaluation: from TREC runs to Recall with intervals and a paired test (`python -m grace evaluate`, `metrics`)."""
 
 from grace.evaluation.stage import evaluate, metrics
 

@@ -1,11 +1,11 @@
-"""Two TREC runs against each other: measures with intervals, the paired difference, and who wins how many queries.
+"""Compare two TREC runs: measures with intervals, the paired difference, and how many queries each run wins.
 
-Reads two runs and qrels (or a data set's folder), writes to the standard output:
+Reads two runs and qrels (or a data set's folder), prints to standard output:
 
     python -m grace compare A.trec B.trec --dataset results/scenes/dataset --measures R@1,MRR@10 --format text
 
-Intervals and the test are those of `evaluate` (`grace.evaluation.significance`): drawn by image, because captions of
-one image are not independent. The p-values are of one comparison each and not corrected for the number of measures.
+Intervals and the test are those of `evaluate` (`grace.evaluation.significance`): images are resampled, because the captions
+of one image are not independent. The p-values are not corrected for the number of measures.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from grace.workflow.config import Evaluate
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     runs: tuple[Path, Path]
     queries: int
     images: int
-    """relevant images: the units that intervals and test draw"""
+    """relevant images: the units that the intervals and the test resample"""
     unanswered: tuple[int, int]
-    """queries that a run does not answer: misses"""
+    """queries that a run does not answer, counted as misses"""
     missed: tuple[bool, bool]
     """whether a run finds no relevant image at any rank"""
     depths: tuple[int, int]
-    """most images that a run keeps of a query"""
+    """the most images that a run has for a query"""
     measures: list[dict[str, Any]]
     """for each measure: measure, a, b, difference (a - b), their intervals, p_value; queries a_better, b_better, equal"""
 
@@ -60,14 +60,13 @@ def compare(
     """Compare two runs over all queries of `qrels`, or of the data set in the folder `dataset`, as fractions.
 
     `measures`: R@K or MRR@K with any K. With `dataset` the images of the runs must be in its gallery; qrels alone do
-    not say what the gallery is. Raises `GraceError` for runs of other queries, and for queries with several relevant
-    images.
+    not define the gallery. Raises `GraceError` for unknown queries in a run, and for queries with several relevant images.
     """
     if (qrels is None) == (dataset is None):
-        raise GraceError("compare: give the relevant images by --qrels FILE or by --dataset DIR, one of the two")
+        raise GraceError("compare: give either --qrels FILE or --dataset DIR, for the relevant images")
     parsed = [parse_measure(name) for name in measures]
     if not parsed:
-        raise GraceError("compare: name at least one measure, such as R@1")
+        raise GraceError("compare: give at least one measure, such as R@1")
     gallery = None if dataset is None else set(load_dataset(dataset).gallery.image_id)
     relevant = read_qrels(qrels if dataset is None else dataset / "qrels.trec")
     gold = gold_images(relevant)
@@ -110,7 +109,7 @@ def parse_measure(name: str) -> tuple[str, int]:
 
 
 def _values(ranks_Q: np.ndarray, kind: str, depth: int) -> np.ndarray:
-    """One measure of every query from the rank of its image, 0 where it was not found: float64 [queries]."""
+    """One measure per query, from the rank of its image (0: not found): float64 [queries]."""
     hit_Q = (ranks_Q > 0) & (ranks_Q <= depth)
     return np.where(hit_Q, 1.0 if kind == "R" else 1.0 / np.maximum(ranks_Q, 1), 0.0)
 
@@ -121,7 +120,7 @@ def _pair(values: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def show(found: Comparison, settings: Evaluate, form: str = "text", console: Console | None = None) -> None:
-    """Print a comparison in one of the forms of `grace.evaluation.sheets.FORMATS`."""
+    """Print a comparison in one of the formats `grace.evaluation.sheets.FORMATS`."""
     if form == "csv":
         print(csv_text([{**row, "queries": found.queries} for row in found.measures]), end="")
     elif form == "text":
@@ -133,7 +132,7 @@ def show(found: Comparison, settings: Evaluate, form: str = "text", console: Con
 
 
 def comparison_sheet(found: Comparison, settings: Evaluate) -> Sheet:
-    """The table of a comparison, a column per measure, in percent and points."""
+    """The table of a comparison, one column per measure, in percent and points."""
     rows = found.measures
     lines = [
         (name, [_cell(row, key, row[key] > row[other]) for row in rows])
@@ -161,12 +160,12 @@ def _notes(found: Comparison, settings: Evaluate) -> list[str]:
         if unanswered:
             note += f" No answer for {unanswered:,} of {found.queries:,} queries; they count as misses."
         if missed:
-            note += " It finds no relevant image at all: are its image ids those of the qrels?"
+            note += " It finds no relevant image at all: does it use the image ids of the qrels?"
         said.append(note)
     deepest = max(parse_measure(row["measure"])[1] for row in found.measures)
     shallow = [f"{name} keeps {depth}" for name, depth in zip("AB", found.depths, strict=True) if depth < deepest]
     if shallow:
-        said.append(f"At most so many images of a query: {', '.join(shallow)}. A rank below that counts as a miss.")
+        said.append(f"Images per query at most: {', '.join(shallow)}. Lower ranks count as misses.")
     level = f"{100 * settings.confidence:g} %"
     said.append(
         f"In percent of {found.queries:,} queries, A − B in points, with {level} intervals (bootstrap of "

@@ -1,19 +1,19 @@
-"""Every system against the baseline, all of a report's claims at once: seeds as repetitions, and Holm's correction.
+"""Every system against the baseline: seeds as repetitions, p-values corrected by Holm's method.
 
-Reads the per-query values that `evaluate` wrote beside every metrics.json; used by `python -m grace metrics`.
+Reads the per-query values that `evaluate` wrote next to every metrics.json; used by `python -m grace metrics`.
 
 The seeds of a scheme are repetitions of one experiment. A scheme is tested once per measure, however many seeds it has,
 and no seed is picked:
 
-- `p_value`: of every query the mean over seeds is compared with the baseline's value, by the paired permutation test of
-  `significance`, clustered by image. It speaks of new images and of these trained seeds.
+- `p_value`: for every query the mean over seeds is compared with the baseline's value, by the paired permutation test of
+  `significance`, clustered by image. It generalises to new images, for these trained seeds.
 - `p_seeds`, of a scheme with several seeds: images and seeds are both drawn at random (`significance.seed_p_values`),
-  so it speaks of seeds that were not trained as well. It is never less than `p_value`. This is what tables show.
-- the interval draws images and seeds (hierarchical bootstrap; Davison & Hinkley 1997, section 3.8).
+  so it generalises to new seeds as well. It is never less than `p_value`. This is what tables show.
+- the interval resamples images and seeds (hierarchical bootstrap; Davison & Hinkley 1997, section 3.8).
 
-With several systems one may differ by chance: the p-values of one measure are corrected for the number of systems (Holm
-1979, step-down), as `p_holm` and `p_seeds_holm`. Systems with one seed, runs of other methods among them, enter the
-latter with their `p_value`.
+With several systems, one may differ by chance, so the p-values of one measure are corrected for the number of systems (Holm
+1979, step-down), as `p_holm` and `p_seeds_holm`. Systems with one seed, including runs of other methods, enter the latter
+with their `p_value`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEY = "comparison"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the least level at which each of the hypotheses is rejected, in the order given."""
+    """Holm's step-down adjustment: the smallest level at which each hypothesis is rejected, in the order given."""
     order = np.argsort(p_values, kind="stable")
     steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -43,9 +43,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def add_comparisons(rows: list[dict[str, Any]], values: Sequence[pd.DataFrame], resamples: int, seed: int) -> None:
-    """Give every row but the baseline's its comparison, in place.
+    """Add a comparison to every row except the baseline's, in place.
 
-    `values[n]` are those of `rows[n]`: query_id, image_id, and a column a measure. A data set without a baseline gets none.
+    `values[n]` belongs to `rows[n]`: query_id, image_id, and one column per measure. Without a baseline nothing is added.
     """
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         own = [number for number, row in enumerate(rows) if row["dataset"] == dataset]
@@ -73,7 +73,7 @@ def add_comparisons(rows: list[dict[str, Any]], values: Sequence[pd.DataFrame], 
 
 
 def _correct(tests: list[dict[str, Any]]) -> None:
-    """Give the tests of one measure, one per system, their corrected p-values, in place."""
+    """Add corrected p-values to the tests of one measure, one test per system, in place."""
     for test, p in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["p_holm"] = p
     if any("p_seeds" in test for test in tests):
@@ -116,7 +116,7 @@ def _compared(
 def _intervals(
     each_SQM: np.ndarray, clusters_Q: np.ndarray, confidence: float, resamples: int, seed: int
 ) -> np.ndarray:
-    """Percentile intervals [measures, 2] of the mean difference: every resample draws seeds, and images with all their queries."""
+    """Percentile intervals [measures, 2] of the mean difference: each resample draws seeds, and images with all their queries."""
     sums = [cluster_sums(each_QM, clusters_Q) for each_QM in each_SQM]
     sums_SCM, sizes_C = np.stack([of_run for of_run, _ in sums]), sums[0][1]
     rng = np.random.default_rng(seed)
@@ -131,10 +131,10 @@ def _intervals(
 
 
 def against_baseline(row: dict[str, Any], measure: str) -> dict[str, Any] | None:
-    """What a row says of its system against the baseline: difference, interval, and `p`, corrected where it can be.
+    """A row's comparison with the baseline: difference, interval, and `p`, corrected where possible.
 
-    With several seeds, p is that of the test over images and seeds. A metrics.json of one system alone knows no other
-    systems: its p is that of the one test. None: there is no baseline.
+    With several seeds, p is that of the test over images and seeds. The metrics.json of a single system does not know the other
+    systems, so its p is uncorrected. None: there is no baseline.
     """
     if row.get(KEY):
         found = row[KEY][measure]
@@ -151,7 +151,7 @@ def is_significant(found: dict[str, Any], confidence: float) -> bool:
 
 
 def corrected_for(rows: Sequence[dict[str, Any]]) -> str:
-    """How the p-values of these rows were made, in a sentence; empty: there are none."""
+    """A sentence on how the p-values of these rows were computed; empty if there are none."""
     compared = [row for row in rows if against_baseline(row, MEASURES[0])]
     if not compared:
         return ""

@@ -1,9 +1,9 @@
-"""Runs of other methods: what a TREC file from outside must pass, and what its row of metrics.json says about it.
+"""Runs of other methods: the checks on a TREC file from outside, and its row of metrics.json.
 
-Reads the run that a line of `runs` in the configuration names; used by `python -m grace evaluate --name` and `compare`.
+Reads a run that `runs` in the configuration names; used by `python -m grace evaluate --name` and `compare`.
 
-The file is read by the same rules as our own runs (`grace.retrieval.runs.read_run`: ranks 1, 2, 3 ..., scores that fall
-strictly, no image twice). Its queries and images must be those of the data set. A query without an answer is a miss.
+The file is read by the same rules as our own runs (`grace.retrieval.runs.read_run`: ranks 1, 2, 3 ..., strictly
+decreasing scores, no image twice). Its queries and images must be those of the data set. A query without an answer is a miss.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from grace.system.printable import escaped
 from grace.workflow.config.results import check_run_name
 
 KEY = "run_file"
-"""Key that only the rows of such runs have: {"path": as given, "sha256": of its bytes}."""
+"""Key that only the rows of such runs have: {"path": as given, "sha256": of the file}."""
 SETTING = "not known: a run of another method"
 
 
 def read_foreign_run(path: Path, qrels: pd.DataFrame, gallery: set[str] | None) -> pd.DataFrame:
-    """Read a run from outside as `read_run` does, and check its ids.
+    """Read another method's run with `read_run`, and check its ids.
 
     `gallery`: the images that may be found; None: not known, so images are not checked. Raises `GraceError`, with the
-    line number, for a query that is not in `qrels`, an image outside the gallery, and whatever `read_run` refuses; also
+    line number, for a query that is not in `qrels`, an image outside the gallery, and anything that `read_run` rejects; also
     for an empty run.
     """
     run = read_run(path)
     if run.empty:
-        raise GraceError(f"run {path} is empty: it answers no query")
+        raise GraceError(f"run {path} is empty; it answers no query")
     _check_ids(path, run.query_id, 0, set(qrels.query_id), "query", "the qrels")
     if gallery is not None:
         _check_ids(path, run.doc_id, 2, gallery, "image", "the gallery")
@@ -48,23 +48,23 @@ def _check_ids(path: Path, ids: pd.Series, field: int, known: set[str], what: st
         word, line = _first_line(path, field, set(strange))
         others = "" if len(strange) == 1 else f" ({len(strange)} such lines)"
         raise GraceError(
-            f"run {path}, line {line}: {what} {word} is not in {where}{others}, where ids are written like {min(known)}; "
-            "use the ids of the data set and the split test"
+            f"run {path}, line {line}: {what} {word} is not in {where}{others}, which has ids such as {min(known)}; "
+            "use the ids of the data set's split test"
         )
 
 
 def _first_line(path: Path, field: int, words: set[str]) -> tuple[str, int]:
-    """The first of `words` in a field of the file, and the number of its line."""
+    """The first of `words` that appears in field `field` of the file, and its line number."""
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             fields = line.split()
             if fields and fields[field] in words:
                 return fields[field], number
-    raise GraceError(f"run {path} was changed while it was read; start again")
+    raise GraceError(f"run {path} changed while it was being read; run the command again")
 
 
 def foreign_report(name: str, path: Path, run: pd.DataFrame) -> dict[str, Any]:
-    """What takes the place of the retrieval report: name, depth and file; None for what is unknown of other methods."""
+    """The substitute for a retrieval report: name, depth and file; None for what is not known of another method."""
     try:
         check_run_name(name)
     except ValueError as error:
@@ -85,7 +85,7 @@ def is_foreign(row: dict[str, Any]) -> bool:
 
 
 def foreign_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence for each row of another method: its file, and what its figures leave out."""
+    """A note for each row of another method: its file, and what is missing from it."""
     said = []
     for row in filter(is_foreign, rows):
         path = escaped(row[KEY]["path"])
@@ -95,6 +95,6 @@ def foreign_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
             note += f" It has no answer for {missing} queries; they count as misses."
         if row["depth"] < min(DEPTH, row["gallery"]):
             images = "1 image" if row["depth"] == 1 else f"{row['depth']} images"
-            note += f" It keeps at most {images} per query; a rank below that counts as a miss."
+            note += f" It keeps at most {images} per query; lower ranks count as misses."
         said.append(note)
     return said

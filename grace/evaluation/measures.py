@@ -1,11 +1,11 @@
-"""The measures of text-to-image retrieval, one value a query, by ir-measures.
+"""The measures of text-to-image retrieval, one value per query, computed by ir-measures.
 
 Reads the tables of `grace.retrieval.runs.read_run` and `read_qrels`; used by `python -m grace evaluate` and the report.
 
 Every query has one relevant image, so Recall@K (the field's name) equals Success@K of ir-measures: 1 if the image is
 among the first K. MRR@10 is RR@10 of ir-measures averaged: 1/rank of the image, 0 below rank 10. The denominator is the
-qrels: a query that the run does not answer scores 0 in every measure. Queries are told apart by their ids alone, so two
-queries of the same text stay two queries.
+qrels: a query that the run does not answer scores 0 in every measure. Queries are identified by their ids, so two queries
+with the same text stay two queries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grace.system.errors import GraceError
 
 MEASURES = ("R@1", "R@5", "R@10", "MRR@10")
 DEPTH = 10
-"""Documents a query that the deepest measure looks at."""
+"""Ranks per query that the deepest measure looks at."""
 IR_MEASURES_NAMES = {"Success@1": "R@1", "Success@5": "R@5", "Success@10": "R@10", "RR@10": "MRR@10"}
 
 
@@ -27,13 +27,13 @@ def per_query(qrels: pd.DataFrame, run: pd.DataFrame) -> pd.DataFrame:
     `qrels` has query_id, doc_id, relevance; `run` has query_id, doc_id, rank. Returns float64 columns `MEASURES`,
     fractions, indexed by query_id in the order of the qrels.
     """
-    import ir_measures  # takes a second: not for every import of this module
+    import ir_measures  # takes a second, so it is not imported with this module
 
     gold = gold_images(qrels)
-    # Nested dicts: ir-measures takes them as they are, where it walks a DataFrame row by row.
+    # Nested dicts: ir-measures uses them as they are, but iterates over a DataFrame row by row.
     known: dict[str, dict[str, int]] = {query: {doc: 1} for query, doc in gold.items()}
     answers: dict[str, dict[str, float]] = {}
-    # The rank, not the score: providers that keep 32-bit scores must see no ties.
+    # The rank, not the score: providers with 32-bit scores must not see ties.
     for query, doc, rank in zip(run.query_id, run.doc_id, run["rank"].tolist(), strict=True):
         answers.setdefault(query, {})[doc] = -float(rank)
     values = pd.DataFrame(0.0, index=gold.index, columns=list(MEASURES))
@@ -61,7 +61,7 @@ def gold_images(qrels: pd.DataFrame) -> pd.Series:
 
 
 def gold_ranks(qrels: pd.DataFrame, run: pd.DataFrame) -> pd.Series:
-    """Return the rank (int64, from 1) of every query's image, 0 where the run does not hold it, indexed as the
+    """Return the rank (int64, from 1) of every query's image, 0 where the run does not have it, indexed like the
     qrels."""
     gold = gold_images(qrels)
     found = run.set_index(["query_id", "doc_id"])["rank"]

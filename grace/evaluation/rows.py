@@ -1,4 +1,4 @@
-"""The form of a row of metrics.json: which keys it has, and what each holds."""
+"""The form of a row of metrics.json: its keys and their types."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ class _Versus(_Part):
 
 
 def _of_each_measure(name: str, kind: Any) -> type[BaseModel]:
-    """A model with one field of `kind` a measure; its names, such as R@1, are aliases."""
+    """A model with one field of type `kind` per measure; the measures' names, such as R@1, are aliases."""
     fields = {f"measure_{place}": (kind, Field(alias=measure)) for place, measure in enumerate(MEASURES)}
     return create_model(name, __base__=_Part, **fields)
 
@@ -57,7 +57,7 @@ def check_row(row: Any, where: str) -> None:
 
 
 def check_keys(value: Any, keys: Sequence[str], where: str) -> None:
-    """Raise a `GraceError` that begins with `where` if `value` is no object with all `keys`."""
+    """Raise a `GraceError` that begins with `where` if `value` is not an object with all `keys`."""
     if not isinstance(value, dict):
         raise GraceError(f"{where}: a JSON object is expected")
     missing = [key for key in keys if key not in value]

@@ -1,8 +1,7 @@
-"""A table of results, and its forms: text for a terminal, Markdown, LaTeX.
+"""A table of results, and its formats: text for a terminal, Markdown, LaTeX.
 
-Works on its arguments; used by `python -m grace table` and `compare`. A cell is written with typographic signs (en
-dash, minus, plus-minus); each form turns them into what its readers can show. CSV, which holds more than a table shows,
-is in `csv_text`.
+Reads and writes no files; used by `python -m grace table` and `compare`. Cells contain typographic signs (en dash, minus,
+plus-minus), which each format converts to what its readers can show. `csv_text` writes CSV, with more than a table shows.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from grace.system.errors import GraceError, did_you_mean
 Format = Literal["text", "markdown", "latex", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NARROW = {"vs. baseline": "vs. base\nline", "memorised": "memor-\nised"}
-"""Column names that are broken in the text form, so that a table stands in 80 columns: a narrow terminal, or a log."""
+"""Column names that the text format breaks, so that a table fits into 80 columns of a narrow terminal or a log."""
 LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     **{"~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}"},
@@ -32,7 +31,7 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and what belongs to it: its interval, its deviation or its p-value."""
+    """A value and a detail: its interval, its deviation or its p-value."""
 
     value: str
     detail: str = ""
@@ -41,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: names of the columns of values, a label and cells for each row, and the name of the labels' column."""
+    """A table: the names of its value columns, a label and cells for each row, and the name of the label column."""
 
     title: str
     head: Sequence[str]
@@ -51,14 +50,14 @@ class Sheet:
 
 
 def check_format(word: str) -> str:
-    """Return `word`, or raise a `GraceError` if it is no format of a table."""
+    """Return `word`, or raise a `GraceError` if it is not a table format."""
     if word not in FORMATS:
         raise GraceError(f"--format {word!r} is not a format{did_you_mean(word, FORMATS)}")
     return word
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:
-    """The text form: details below the values. rich replaces lines by ASCII where the terminal cannot show them."""
+    """The text format: details below the values. rich uses ASCII lines where the terminal cannot show others."""
     plain = str.maketrans({"–": "-", "−": "-", **({"±": "+/-"} if console.options.ascii_only else {})})
     out = Table(title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     out.add_column(sheet.corner)
@@ -73,7 +72,7 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
 
 
 def markdown(sheet: Sheet) -> str:
-    """A Markdown table (GitHub's), the notes below it; the best value of a column is bold."""
+    """A Markdown table (GitHub's), with the notes below it; the best value of a column is bold."""
     lines = [_pipes([sheet.corner, *map(_escaped, sheet.head)]), _pipes(["---", *["---:"] * len(sheet.head)])]
     for label, cells in sheet.rows:
         told = []
@@ -86,7 +85,7 @@ def markdown(sheet: Sheet) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """A LaTeX tabular for the package booktabs, ASCII only; notes are comments above it, the best value is bold."""
+    """A LaTeX tabular for the package booktabs, ASCII only; the notes are comments above it, the best value is bold."""
     rows = []
     for label, cells in sheet.rows:
         told = []
@@ -101,13 +100,13 @@ def latex(sheet: Sheet) -> str:
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """CSV of records: a column for every value, parts of a value by dotted names, numbers in full precision.
+    """CSV of records: one column per value, dotted names for nested values, numbers in full precision.
 
-    A list of two, such as an interval, becomes `.low` and `.high`; None and what a record lacks are empty.
+    A list of two, such as an interval, becomes `.low` and `.high`; None and missing values are empty.
     """
     flat = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
-    # A part that only some records have is None in others: `versus_baseline`, of the baseline itself.
+    # A nested value of some records may be None in others, such as the baseline's own `versus_baseline`.
     names = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -131,7 +130,7 @@ def _pipes(words: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text as Markdown shows it as it is: no mark begins emphasis, code, a link, HTML, or another column."""
+    """Text escaped for Markdown, so that nothing in it starts emphasis, code, a link, HTML or another column."""
     return "".join(f"\\{mark}" if mark in "\\`*_|[]<>" else mark for mark in text)
 
 
@@ -140,6 +139,6 @@ def _tex(text: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    """One line of a comment, in characters that every input encoding of LaTeX knows."""
+    """One comment line, in ASCII, which every input encoding of LaTeX accepts."""
     plain = " ".join(text.split()).translate(str.maketrans({"–": "-", "−": "-", "±": "+/-"}))
     return plain.encode("ascii", "backslashreplace").decode()

@@ -2,9 +2,9 @@
 
 Works on arrays of per-query values; used by `python -m grace evaluate`.
 
-The captions of one image are not independent: they share the picture, so they succeed and fail together. The image is
-therefore the unit that is drawn (bootstrap) or whose sign is flipped (permutation), with all its captions; taking the
-captions as independent makes intervals too narrow. Everything reduces to sums a cluster, so the resampling is one
+The captions of one image are not independent: they share the picture, so they tend to succeed or fail together. The image,
+with all its captions, is therefore the unit that is drawn (bootstrap) or whose sign is flipped (permutation); treating the
+captions as independent would make intervals too narrow. Everything reduces to sums per cluster, so resampling is one
 matrix product.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from grace.system.progress import progress
 
 CELLS = 4_000_000
-"""Numbers of a block of the resampling matrix: bounds the memory (32 MB) whatever the number of images."""
+"""Numbers in a block of the resampling matrix; limits memory to 32 MB however many images there are."""
 
 
 def cluster_sums(values_QM: np.ndarray, clusters_Q: Sequence[object] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -40,8 +40,8 @@ def bootstrap_intervals(
     """Percentile bootstrap intervals of the mean over queries: float64 [measures, 2], low and high.
 
     Each resample draws as many clusters as there are, with replacement, each with all its queries (cluster bootstrap;
-    Davison & Hinkley 1997, section 3.8), and takes the mean over the queries drawn. Differences of two systems may be
-    given as values. A measure on which every cluster agrees (all hits, all misses) has an interval of no width.
+    Davison & Hinkley 1997, section 3.8), and takes the mean over the queries drawn. The values may be differences of two
+    systems. A measure that is the same for every cluster (all hits, all misses) has an interval of width 0.
     """
     sums_CM, sizes_C = cluster_sums(values_QM, clusters_Q)
     rng = np.random.default_rng(seed)
@@ -62,13 +62,13 @@ def paired_p_values(
 ) -> np.ndarray:
     """Two-sided p-values [measures] of `mean difference = 0`: paired sign-flip permutation test, clustered.
 
-    `differences_QM` [queries, measures] are system minus baseline of the same query. Under the null hypothesis both
-    systems may be exchanged, for all captions of an image at once. p = (1 + permutations at least as extreme) /
+    `differences_QM` [queries, measures] are system minus baseline for the same query. Under the null hypothesis the
+    two systems are exchangeable, for all captions of an image at once. p = (1 + permutations at least as extreme) /
     (1 + permutations), so it is never 0 (Phipson & Smyth 2010); systems that never differ have p = 1.
     """
     sums_CM, _ = cluster_sums(differences_QM, clusters_Q)
     observed_M = np.abs(sums_CM.sum(axis=0))
-    # Sums of reciprocal ranks are not exact: an equal sum must count as extreme in spite of rounding.
+    # Sums of reciprocal ranks are not exact: an equal sum must count as extreme despite rounding.
     threshold_M = observed_M - 1e-9 * np.abs(sums_CM).sum(axis=0)
     rng = np.random.default_rng(seed)
     clusters = len(sums_CM)
@@ -91,7 +91,7 @@ def seed_p_values(differences_SQM: np.ndarray, clusters_Q: Sequence[object] | np
     5 %, without the bound up to 13 %. Images may have different numbers of captions: the mean is a ratio of sums, and
     its error that of the linearised ratio.
     """
-    from scipy.special import stdtr  # takes a moment: not for every import of this module
+    from scipy.special import stdtr  # slow to import, so it is not imported with this module
 
     sums = [cluster_sums(of_seed, clusters_Q) for of_seed in differences_SQM]
     sums_SCM, sizes_C = np.stack([of_seed for of_seed, _ in sums]), sums[0][1]
@@ -107,5 +107,5 @@ def seed_p_values(differences_SQM: np.ndarray, clusters_Q: Sequence[object] | np
         freedom_M = square_M**2 / (of_images_M**2 / (clusters - 1) + of_seeds_M**2 / (seeds - 1))
         freedom_M = np.minimum(freedom_M, 2 * (seeds - 1))
         p_M = 2 * stdtr(freedom_M, -np.abs(mean_M) / np.sqrt(square_M))
-    # Without any spread there is no t: no difference anywhere, or the same one everywhere.
+    # Without any spread t is undefined: there is no difference anywhere, or the same one everywhere.
     return np.where(square_M > 0, p_M, np.where(mean_M == 0, 1.0, 0.0))

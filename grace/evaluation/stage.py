@@ -1,8 +1,8 @@
-"""The stages `evaluate` (one system's run to its metrics) and `metrics` (all systems' metrics to one list).
+"""The stages `evaluate` (from one system's run to its metrics) and `metrics` (the metrics of all systems in one list).
 
 `evaluate` reads {d}/dataset/ (tables and qrels.trec), run.trec, retrieval.json and the baseline's run.trec, writes
-metrics.json and, beside it, per_query.parquet (query_id, image_id, a column a measure). A run of another method has no
-retrieval.json; it is given a name instead (`grace.evaluation.foreign`). `metrics` reads such files, compares all
+metrics.json and, next to it, per_query.parquet (query_id, image_id, one column per measure). A run of another method has no
+retrieval.json and gets a name instead (`grace.evaluation.foreign`). `metrics` reads such files, compares all
 systems with the baseline (`grace.evaluation.comparison`) and writes results/metrics.json.
 
     python -m grace evaluate --dataset DIR --run FILE --retrieval FILE [--baseline FILE] --output FILE --settings JSON
@@ -36,7 +36,7 @@ SETTING = "transductive corpus, unseen queries"
 PER_QUERY = "per_query.parquet"
 PER_QUERY_COLUMNS = ["query_id", "image_id", *MEASURES]
 RESAMPLES, SEED = 10_000, 0
-"""Of the comparison of all systems: enough that Holm's correction for dozens of systems still finds p < 0.01."""
+"""For the comparison of all systems: enough to find p < 0.01 after Holm's correction for dozens of systems."""
 RETRIEVAL_KEYS = ("scheme", "seed", "queries", "valid_rate", "memorization")
 
 
@@ -53,9 +53,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure one run against the qrels of `dataset` and write `output`; return what was written.
 
-    All numbers are fractions. `retrieval` is the report of a system of this workflow; `name` is given instead for a run
-    of another method. `baseline`: the run of the dual encoder to compare with; none for the baseline itself. Raises
-    `GraceError` for a run of other queries or images, and if retrieval.json and the qrels count other queries.
+    All numbers are fractions. Give `retrieval`, the report, for a system of this workflow, or `name` for a run of another
+    method. `baseline`: the dual encoder's run to compare with; None for the baseline itself. Raises `GraceError` for unknown
+    queries or images in the run, and if retrieval.json and the qrels disagree on the number of queries.
     """
     dataset = Path(dataset)
     tables = load_dataset(dataset)
@@ -124,13 +124,13 @@ def _with_values(given: dict[str, Any]) -> dict[str, Path]:
 
 @stage("metrics", reads=_with_values)
 def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
-    """Put the metrics of all systems into one list, in the order of `files`, each with its comparison with the baseline.
+    """Collect the metrics of all systems in one list, in the order of `files`, each with its comparison with the baseline.
 
-    Beside every file its `per_query.parquet` is read. Writes the list to `output` and returns it.
+    Also reads the `per_query.parquet` next to every file. Writes the list to `output` and returns it.
     """
     rows = [read_row(file) for file in files]
     if not rows:
-        raise GraceError("metrics: no files were given; name the metrics.json of every system")
+        raise GraceError("metrics: no files were given; give the metrics.json of every system")
     seen: dict[tuple[Any, ...], Path] = {}
     for file, row in zip(files, rows, strict=True):
         key = (row["dataset"], row["system"], row["seed"])
@@ -147,7 +147,7 @@ def metrics(*, files: Sequence[Path], output: Path) -> list[dict[str, Any]]:
 
 
 def read_row(file: Path) -> dict[str, Any]:
-    """Read the metrics of one system; `GraceError` if a key is missing or holds something else."""
+    """Read the metrics of one system; `GraceError` if a key is missing or has the wrong type."""
     row = read_json(file, "metrics file")
     check_row(row, f"metrics file {file}")
     return row
@@ -172,7 +172,7 @@ def _own_run(
     queries = qrels.query_id.nunique()
     if report["queries"] != queries:
         raise GraceError(
-            f"retrieval report {retrieval} counts {report['queries']} queries, the qrels {dataset / 'qrels.trec'} "
+            f"retrieval report {retrieval} has {report['queries']} queries, the qrels {dataset / 'qrels.trec'} "
             f"{queries}: they belong to different runs; retrieve again"
         )
     if report.get("depth") is not None and report["depth"] < min(DEPTH, len(gallery)):
@@ -192,17 +192,17 @@ def _read_checked_run(path: Path, qrels: pd.DataFrame, gallery: set[str]) -> pd.
 
 
 def _check_belongs(run: pd.DataFrame, path: Path, report: dict[str, Any], retrieval: Path, queries: int) -> None:
-    """A run that was cut, or that another retrieval wrote, must not become a result."""
+    """Reject a run that is truncated, or that belongs to another retrieval report."""
     strange = run.tag[run.tag != report["scheme"]]
     if len(strange):
         raise GraceError(
-            f"run {path} is of {strange.iloc[0]}, retrieval report {retrieval} of {report['scheme']}; name one pair"
+            f"run {path} is of {strange.iloc[0]}, retrieval report {retrieval} of {report['scheme']}; give matching files"
         )
     unanswered = queries - run.query_id.nunique()
     if report.get("failed_queries") is not None and unanswered != report["failed_queries"]:
         raise GraceError(
-            f"run {path} has no answer for {unanswered} queries, retrieval report {retrieval} counts "
-            f"{report['failed_queries']}: the run was cut, or belongs to another report; retrieve again"
+            f"run {path} has no answer for {unanswered} queries, retrieval report {retrieval} states "
+            f"{report['failed_queries']}: the run is truncated, or belongs to another report; retrieve again"
         )
 
 

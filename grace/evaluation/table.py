@@ -1,11 +1,11 @@
-"""The Recall table: on the terminal, or as Markdown, LaTeX or CSV.
+"""The Recall table: for the terminal, or as Markdown, LaTeX or CSV.
 
-Reads results/metrics.json (or the metrics.json of one system), writes to the standard output:
+Reads results/metrics.json (or the metrics.json of one system), prints to standard output:
 
     python -m grace table --metrics results/metrics.json --format text
 
-A system with several seeds has a row for each and one for their mean with the standard deviation; the test against the
-baseline, which treats seeds as repetitions (`grace.evaluation.comparison`), stands in the latter.
+A system with several seeds has one row per seed, and one with their mean and standard deviation. The latter has the test
+against the baseline, which treats seeds as repetitions (`grace.evaluation.comparison`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ RATES = {"memorised": "memorization", "valid": "valid_rate"}
 
 
 def show(metrics: Path, form: str = "text", console: Console | None = None) -> None:
-    """Print one table for every data set of the file, in one of the forms of `grace.evaluation.sheets.FORMATS`.
+    """Print one table for each data set in the file, in one of the formats `grace.evaluation.sheets.FORMATS`.
 
-    Percent with intervals and the difference from the baseline; as CSV every value of every run, fractions in full
+    Percent, with intervals and the difference from the baseline; CSV has every value of every run, as fractions in full
     precision.
     """
     # emoji and markup off: names of systems and data sets are printed as they are.
@@ -56,7 +56,7 @@ def row_order(row: dict[str, Any]) -> tuple[int, str, int]:
 
 
 def label(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """Name of a row: the system, and its seed where the system stands there more than once."""
+    """Name of a row: the system, with its seed if the system has more than one row."""
     several = sum(other["system"] == row["system"] for other in rows) > 1
     return f"{row['system']}, seed {row['seed']}" if several else row["system"]
 
@@ -70,7 +70,7 @@ def p_text(p_value: float) -> str:
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What the numbers are, in sentences: setting, split, queries, measures, intervals and test."""
+    """Notes that explain the numbers: setting, split, queries, measures, intervals and test."""
     first = rows[0]
     counts = " or ".join(str(queries) for queries in dict.fromkeys(row["queries"] for row in rows))
     gallery = f" against a gallery of {first['gallery']} images" if first.get("gallery") else ""
@@ -82,7 +82,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         "(bootstrap, by image).",
     ]
     if len({row["system"] for row in rows}) < len(rows):
-        said.append("Of several seeds also the mean, with the standard deviation over seeds.")
+        said.append("Systems with several seeds also have their mean, with the standard deviation over seeds.")
     how = corrected_for(rows)
     if how:
         said.append(f"vs. baseline: difference of R@1 in points; * marks p < {1 - first['confidence']:.2g}. {how}")
@@ -93,7 +93,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def chance_level(row: dict[str, Any]) -> str:
-    """What random answers would score in a gallery of this size, where that is worth saying: a tenth at R@10 or more."""
+    """What random answers would score in a gallery of this size, if R@10 would be a tenth or more; else empty."""
     gallery = row.get("gallery") or 0
     if not gallery or gallery > 100:
         return ""
@@ -102,9 +102,9 @@ def chance_level(row: dict[str, Any]) -> str:
 
 
 def recall_sheet(dataset: str, rows: list[dict[str, Any]]) -> Sheet:
-    """The table of one data set: its rows in order, and the mean below those of a system with several seeds.
+    """The table of one data set: its rows in order, and for a system with several seeds their mean below them.
 
-    Best of a column is the highest system, by its mean where it has several seeds: no single seed is picked.
+    The best of a column is the system with the highest value, or mean if it has several seeds: no single seed is picked.
     """
     systems = {
         name: [row for row in rows if row["system"] == name] for name in dict.fromkeys(r["system"] for r in rows)
@@ -149,7 +149,7 @@ def _shown(value: float | None) -> str:
 
 
 def _versus(row: dict[str, Any]) -> Cell:
-    """The comparison of a system with the baseline: of all its seeds, if it has several."""
+    """The comparison of a system, over all its seeds, with the baseline."""
     found = against_baseline(row, "R@1")
     if found is None:
         return Cell(NONE)
@@ -158,7 +158,7 @@ def _versus(row: dict[str, Any]) -> Cell:
 
 
 def _difference(row: dict[str, Any]) -> Cell:
-    """The difference of one seed of several, which is not tested by itself."""
+    """The difference of one of several seeds, which is not tested by itself."""
     return Cell(_signed(row["versus_baseline"]["R@1"]["difference"]) if row["versus_baseline"] else NONE)
 
 

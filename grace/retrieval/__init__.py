@@ -1,1 +1,1 @@
-"""Retrieval: from test captions to a TREC run."""
+"""Retrieval: from captions to ranked images and TREC runs."""

@@ -1,6 +1,6 @@
-"""Atomic retrieval: one forward pass a query, one fp32 product with the class matrix, top-k over the gallery's classes.
+"""Atomic retrieval: one forward pass per query, one fp32 product with the class matrix, top-k over the gallery's classes.
 
-Called by the stage `retrieve`; reads nothing and writes nothing itself.
+Called by the stage `retrieve`; reads and writes no files itself.
 
 Legend: B queries, H width of the language model, D width of the class matrix, K trained classes, G images of the gallery.
 """
@@ -23,23 +23,23 @@ from grace.retrieval.ties import certified_ranks, in_order, tie_groups
 from grace.system.progress import progress
 from grace.workflow.config import Retrieve
 
-# Scores held at a time by default, 64 MB: galleries of millions are walked in chunks of classes.
+# Scores held at a time by default, 64 MB: galleries of millions are processed in chunks of classes.
 SCORES_AT_ONCE = 2**24
 BLOCK = 256
-"""Scores whose best is looked up first."""
+"""Scores per block; the best of each block is found first."""
 SPARE = 16
-"""Candidates beside those asked for at first, for ties at the cut."""
+"""Additional candidates at first, for ties at the cut."""
 
 
 class ClassRanking:
-    """The best gallery classes of queries, without ever holding the scores of all classes."""
+    """Finds the best gallery classes of queries without holding the scores of all classes at once."""
 
     def __init__(
         self, head: AtomicHead, rows_G: Tensor, order_G: Tensor | None = None, scores_at_once: int | None = None
     ) -> None:
         """`rows_G`: the gallery's rows of the class matrix, int64 [G]; all trained classes share the softmax.
 
-        `order_G`: the order of the gallery's images that breaks ties, 0 .. G - 1 in int64 [G], lower first (default: as they come).
+        `order_G`: the order of the gallery's images that breaks ties, 0 .. G - 1 in int64 [G], lower first (default: as given).
         """
         self.head, self.scores_at_once = head, scores_at_once or SCORES_AT_ONCE
         self.unit_KD = F.normalize(head.class_matrix(), dim=-1)
@@ -50,10 +50,10 @@ class ClassRanking:
         self.sorted_on_host = self.sorted_G.cpu().numpy()
 
     def best(self, hidden_BH: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities, nats, and places in the gallery of the best `depth` classes: f32 and int64 [B, depth].
+        """Log-probabilities, nats, and indices in the gallery of the best `depth` classes: f32 and int64 [B, depth].
 
-        Tied scores are ordered before the cut, and get the score of the best of them: a product's last bits depend on where a
-        class stands in the matrix and on the batch. Where more candidates are tied at the cut than were asked for, more are.
+        Tied scores are ordered before the cut and get the score of the best of them, because a product's last bits depend on the
+        class's place in the matrix and on the batch. If all candidates from the cut on are tied, more candidates are taken.
         """
         scale, depth = self.head.scale(), min(depth, len(self.rows_G))
         queries_BD = scale * self.head.queries(hidden_BH)
@@ -74,7 +74,7 @@ class ClassRanking:
         return scores, places
 
     def _candidates(self, queries_BD: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (f32) and places of the best `width` classes of the gallery, and the log-sum-exp over all classes, f32 [B]."""
+        """Logits (f32) and indices of the best `width` classes of the gallery, and the log-sum-exp over all classes, f32 [B]."""
         classes, step = len(self.unit_KD), max(1, self.scores_at_once // len(queries_BD))
         mass = queries_BD.new_empty(0)
         scores = queries_BD.new_empty(len(queries_BD), 0)
@@ -87,7 +87,7 @@ class ClassRanking:
             if low == high:
                 continue
             first, last = self.sorted_on_host[low] - start, self.sorted_on_host[high - 1] - start
-            in_one_piece = last - first == high - 1 - low  # as they are where every class is of the gallery
+            in_one_piece = last - first == high - 1 - low  # a slice suffices if every class in it is of the gallery
             here = logits[:, first : last + 1] if in_one_piece else logits[:, self.sorted_G[low:high] - start]
             here, chosen = _top(here, min(width, high - low))
             where = self.places_G[low:high][chosen]
@@ -100,7 +100,7 @@ class ClassRanking:
 
 
 def _top(scores_BN: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """`topk` over many scores: the best `number` stand in the `number` blocks whose own best are best."""
+    """`topk` over many scores: the best `number` are in the `number` blocks with the highest maxima."""
     blocks = scores_BN.shape[1] // BLOCK
     if blocks <= 2 * number:
         return scores_BN.topk(number, dim=1)
@@ -118,7 +118,7 @@ def atomic_search(
     model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
     query_ids: list[str],
 ) -> Found:  # fmt: skip
-    """The images of every query, the certified ranks (all of them but ties), and the counts; arguments as of `generative_search`.
+    """The images of every query, the certified ranks (all except ties), and the counts; arguments as for `generative_search`.
 
     Scores are log-probabilities of the softmax over all trained classes, nats.
     """
@@ -128,12 +128,12 @@ def atomic_search(
     depth = min(settings.depth, len(images))
     ranking = ClassRanking(model.atomic_head, rows, torch.from_numpy(Names.of(images).ranks()).to(media.device))
     out: dict[int, Ranking] = {}
-    returned: dict[int, int] = {}  # by place in the gallery: how often
+    returned: dict[int, int] = {}  # gallery index: how often
     certified = np.zeros(len(prompt_ids), dtype=np.int64)
     for chosen in progress(batches_of_one_length(prompt_ids, settings.batch_size), desc="retrieve", unit="batches"):
         prompts = torch.tensor([prompt_ids[i] for i in chosen], device=media.device)
         hidden, _ = model.hidden_states(prompts, media)
-        scores, places = ranking.best(hidden[:, -1], depth + 1)  # one more tells whether the last is tied
+        scores, places = ranking.best(hidden[:, -1], depth + 1)  # one more, to tell whether the last is tied
         for query, best, where in zip(chosen, scores.tolist(), places.tolist(), strict=True):
             answers = [(images[place], score) for score, place in zip(best, where, strict=True)]
             out[query] = answers[:depth]
@@ -158,7 +158,7 @@ def atomic_search(
 
 
 def _not_theirs(trie: Trie, rows_G: Tensor, images: list[str], places: list[int]) -> list[int]:
-    """Those of the places in the gallery whose class is not their image's in the trie, which was built apart from `rows_G`."""
+    """The gallery indices whose class is not their image's in the trie, which is built independently of `rows_G`."""
     nodes = trie.find(rows_G[torch.tensor(places, dtype=torch.long, device=rows_G.device)][:, None])
     found = zip(places, nodes.tolist(), strict=True)
     return [place for place, node in found if node < 0 or images[place] not in trie.images_at(node)]

@@ -2,17 +2,17 @@
 
 The score of an identifier is the sum of its tokens' log-probabilities, its end token included, with no length penalty. With
 `full` (the default) a token's probability is that of the full-vocabulary softmax, not renormalised over what the trie
-allows; `children` and `level` renormalise, by name only.
+allows; `children` and `level` renormalise.
 
-Exactness: scores only fall along a path, so the score of a pruned prefix bounds every identifier below it. `bound` is the
-best score that an identifier which was not scored can have; what scores above it is exact, order included.
+Exactness: scores only decrease along a path, so the score of a pruned prefix bounds every identifier below it. `bound` is
+the best score that an unscored identifier can have; identifiers that score above it are exact, order included.
 `best_first` continues from the pruned prefixes until nothing can change the answer.
 
 Tied scores are ordered before anything is cut: identifiers by the first id among their images, prefixes by their node.
 
-Beams carry node ids of the trie. The prompt is read once a query; the top-k runs over children, not over the vocabulary.
-Shapes follow from the trie, the beams and the batch alone, never from a score, so that nothing has to return to the host
-inside the loop. Fewer valid hypotheses than beams is normal: an empty place has the score -inf and node 0.
+Beams carry node ids of the trie. The prompt is read once per query; the top-k runs over children, not over the vocabulary.
+Shapes depend on the trie, the beams and the batch only, never on a score, so that nothing has to return to the host inside
+the loop. There may be fewer valid hypotheses than beams: an empty place has the score -inf and node 0.
 
 Legend: B queries, K beams, F children, V vocabulary, P places of the pool of finished hypotheses, D depth of the trie.
 """
@@ -40,7 +40,7 @@ def beam_search(
     """The best `places` identifiers found with `beams` beams for prompts of one length, int64 [B, L].
 
     `media_1NC` is the resampled pad image, [1, 1, N, C]; `trie` is on the model's device and has an end token. As soon as
-    a query has at most `leaves_at_once` identifiers below its beams they are all scored in one pass.
+    a query has at most `leaves_at_once` identifiers below its beams, all of them are scored in one pass.
     """
     logits, cache = read_prompts(model, prompts_BL, media_1NC)
     return descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once)
@@ -56,11 +56,11 @@ def descend(
     model, logits_BV: Tensor, cache: DynamicCache, media_1NC: Tensor, trie: Trie, beams: int, places: int, rule: Rule,
     leaves_at_once: int = 0, pruned: Callable[[int, Tensor, Tensor, DynamicCache], None] | None = None,
 ) -> Hypotheses:  # fmt: skip
-    """Beam search from prompts that were read. Grows `cache` in place.
+    """Beam search from prompts that the model has read. Extends `cache` in place.
 
-    `pruned` is called at every level with its depth, the scores and nodes of the prefixes left behind (f32 and int64
-    [B, K * F], -inf: none) and the cache of the K * B rows that they continue, which is not to be kept.
-    `bound` is without them then.
+    `pruned` is called at every level with its depth, the scores and nodes of the pruned prefixes (f32 and int64 [B, K * F],
+    -inf: none) and the cache of the K * B rows that they continue, which the callee must not keep. `bound` then excludes
+    these prefixes.
     """
     batch, device = len(logits_BV), logits_BV.device
     logits, beam = logits_BV[:, None], roots(batch, trie.depth, device)
@@ -105,11 +105,11 @@ def descend(
 
 
 def stop_early(trie: Trie, device: torch.device, open_BC: Tensor, pool: Hypotheses) -> bool:
-    """Whether no open prefix can enter the pool or tie with its last, since scores only fall: asked on a processor, where
-    reading is free.
+    """Whether no open prefix can enter the pool or tie with its last, since scores only decrease; checked on the CPU only,
+    where reading a value is free.
 
-    On an accelerator the answer would make the host wait for every level; the levels left are run instead. Where all
-    identifiers have one length the pool is empty until the last level and there is nothing to ask.
+    On an accelerator the check would make the host wait at every level, so the remaining levels are run instead. If all
+    identifiers have one length, the pool is empty until the last level and there is nothing to check.
     """
     if trie.uniform or device.type != "cpu":
         return False
@@ -121,7 +121,7 @@ def expand(
     trie: Trie, beam: Beams, logits_BKV: Tensor, depth: int, rule: Rule
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """One level of beams at `depth`: scores of the identifiers that end there, f32 [B, K] (None: none can), and scores
-    (f32) and nodes (int64) of all their children, [B, K, F] (None: the last level). What is not there scores -inf.
+    (f32) and nodes (int64) of all children, [B, K, F] (None: the last level). What does not exist scores -inf.
     """
     device, valid = beam.nodes.device, []
     end = grown = children = None
@@ -145,7 +145,9 @@ def expand(
     if end is not None:
         end = beam.scores + (end - base)
     if grown is not None:
-        grown = (grown - base[..., None]).add_(beam.scores[..., None])  # in this order a child never scores more
+        grown = (grown - base[..., None]).add_(
+            beam.scores[..., None]
+        )  # in this order rounding never lets a child score more
     return end, grown, children
 
 

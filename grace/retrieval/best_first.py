@@ -1,11 +1,11 @@
-"""Exact trie-constrained search: beam search first, then best-first rounds from the prefixes that it pruned.
+"""Exact trie-constrained search: beam search first, then best-first rounds that start from the pruned prefixes.
 
 A prefix scores at least as much as every identifier below it (log-probabilities are not positive), so the answer is exact
-as soon as every open prefix scores less than the last identifier kept and is not tied with it. Until then every round reads the
+as soon as every open prefix scores less than the last identifier kept and is not tied with it. Until then each round reads the
 best open prefixes of each query and opens their children: A* with the prefix's score as its bound (Dijkstra on the tree of
-log-probabilities). Prefixes of one depth are read together, whatever query and round they are from.
+log-probabilities). Prefixes of one depth are read together, even from different queries and rounds.
 
-The work is bounded by `Limits`; what is left open then bounds the answer, and only ranks above it are certified.
+`Limits` bounds the work; prefixes left open then bound the answer, and only ranks above that bound are certified.
 
 Legend: B queries, C open prefixes of a query, R prefixes read together, F children, P places of the pool.
 """
@@ -24,15 +24,15 @@ from grace.retrieval.hypotheses import FULL, MINUS, Beams, Hypotheses, Rule, bra
 from grace.retrieval.prefixes import ReadPrefixes
 
 WIDER_AFTER = 8
-"""Rounds after which a round reads twice as many prefixes: a model that tells little apart needs thousands."""
+"""Rounds after which a round reads twice as many prefixes; a model that hardly distinguishes identifiers needs thousands."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the rounds after the beam search may take."""
+    """Limits on the rounds after the beam search."""
 
     rows: int = 10_000  # prefixes read for one query
-    memory: int = 2**30  # bytes: half for prefixes that were read and are still needed, half for those of one pass
+    memory: int = 2**30  # bytes: half for prefixes read earlier and still needed, half for those of one pass
 
 
 @torch.inference_mode()
@@ -42,8 +42,8 @@ def exact_search(
 ) -> Hypotheses:  # fmt: skip
     """The best `places` identifiers of all, for prompts of one length, int64 [B, L]; arguments as in `beam_search`.
 
-    `beams` is the width of the first descent and of the first rounds; it changes the work, never the answer. Where `limits`
-    end the search, `bound` is the best score that an identifier which was not scored can have.
+    `beams` is the width of the first descent and of the first rounds; it changes the work, never the answer. If `limits`
+    end the search, `bound` is the best score that an unscored identifier can have.
     """
     limits = limits or Limits()
     batch, device = len(prompts_BL), prompts_BL.device
@@ -57,7 +57,7 @@ def exact_search(
         frontier.add(Prefixes(scores, nodes, (first + row).expand(-1, -1, nodes.shape[1] // width).flatten(1)))
 
     pool = descend(model, logits, cache, media_1NC, trie, beams, places, rule, leaves_at_once, pruned=keep)
-    del logits, cache  # the rows of the beams are as large as a whole pass
+    del logits, cache  # the beams' rows take as much memory as a whole pass
     rows, rounds = pool.model_rows, 0
     while True:
         frontier.prune(pool.scores)
@@ -78,7 +78,7 @@ def exact_search(
 def _read(
     model, read: ReadPrefixes, group: Group, media_1NC: Tensor, trie: Trie, pool: Hypotheses, rule: Rule
 ) -> tuple[Hypotheses, Prefixes | None]:
-    """Read R prefixes of `group.depth` + 1 tokens: the pool, and their children (None: the last level)."""
+    """Read R prefixes of `group.depth` + 1 tokens; return the pool and their children (None: the last level)."""
     here, queries = group.prefixes, group.queries
     cache = read.cache_of(group.depth, here.rows, queries)
     hidden, cache = model.hidden_states(trie.tokens_into(here.nodes)[:, None], media_1NC, past_key_values=cache)

@@ -1,4 +1,4 @@
-"""Found images side by side: thumbnails of a caption, ranked from the left, ten in a line.
+"""Search results side by side: the thumbnails of each caption, ranked from the left, ten in a row.
 
 Used by the command `search` and by `System.draw`.
 """
@@ -16,44 +16,44 @@ from grace.system.errors import GraceError
 from grace.system.printable import printable
 
 ACROSS = 10
-"""Thumbnails in a line."""
+"""Thumbnails in a row."""
 SIDE = 200
-"""Sides of the square that a thumbnail is fitted into, pixels."""
+"""Side of the square that a thumbnail fits into, pixels."""
 GAP, LINE = 8, 22
 """Pixels between thumbnails; height of a line of text."""
-FONT = "DejaVuSans.ttf"  # Latin, Greek, Cyrillic, Arabic; where it is not installed Pillow's own has plain Latin alone
+FONT = "DejaVuSans.ttf"  # Latin, Greek, Cyrillic, Arabic; Pillow's own font, used if this one is not installed, has only Latin
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 TALLEST = {"PNG": 65_000, "JPEG": 65_000, "WEBP": 16_000}
-"""Pixels that a picture may be high: the formats' limits, and for PNG what programs still open."""
+"""Maximum height of a picture, pixels: the limits of the formats, and for PNG what programs can open."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image that was found, with its score."""
+    """An image found, with its score."""
 
     path: Path
     score: float
 
 
 def image_format(path: Path) -> str:
-    """Pillow's name of the format that the ending of `path` says."""
+    """Pillow's name for the format given by the suffix of `path`."""
     if path.suffix.lower() not in FORMATS:
-        raise GraceError(f"{path}: a picture is written as {', '.join(FORMATS)}; give it one of these endings")
+        raise GraceError(f"{path}: pictures are written as {', '.join(FORMATS)}; use one of these suffixes")
     return FORMATS[path.suffix.lower()]
 
 
 def check_size(captions: int, top: int, drawn_as: str) -> None:
-    """Raise a `GraceError` where `top` images of so many captions make no picture of the format."""
+    """Raise a `GraceError` if `top` images for each of `captions` captions are too high for the format."""
     height = captions * _height(top) + GAP
     if height > TALLEST[drawn_as]:
         raise GraceError(
-            f"a picture of {captions} captions with {top} images each would be {height} pixels high, and {drawn_as} holds "
-            f"{TALLEST[drawn_as]}; lower --top, or ask fewer captions at a time"
+            f"a picture of {captions} captions with {top} images each would be {height} pixels high, and {drawn_as} allows "
+            f"{TALLEST[drawn_as]}; lower --top, or search for fewer captions at a time"
         )
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
-    """One picture of all captions: each is a line of text, its images below it with rank, score and file name below each."""
+    """One picture of all captions: a line of text for each, then its images with rank, score and file name below them."""
     font = _font()
     across = min(ACROSS, max((len(found) for _, found in rows), default=1))
     size = (max(1, across) * (SIDE + GAP) + GAP, sum(_height(len(found)) for _, found in rows) + GAP)
@@ -79,7 +79,7 @@ def _height(images: int) -> int:
 def _thumbnail(path: Path) -> Image.Image:
     try:
         return ImageOps.contain(read_image(path), (SIDE, SIDE))
-    except GraceError:  # the others are still worth looking at; the tile says what became of this one
+    except GraceError:  # the other images are still worth seeing; this tile says what is wrong
         tile = Image.new("RGB", (SIDE, SIDE), "lightgrey")
         ImageDraw.Draw(tile).text((GAP, SIDE // 2), "cannot be read", "black", font=_font())
         return tile
@@ -93,7 +93,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitting(text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """`text` on one line, cut with dots where it is wider than `width` pixels."""
+    """`text` on one line, truncated with dots if it is wider than `width` pixels."""
     text = printable(text)
     if draw.textlength(text, font=font) <= width:
         return text

@@ -1,7 +1,7 @@
-"""Where the parts of a system lie, and the settings that its run was made with.
+"""Where the parts of a system are, and the settings of its run.
 
 A trained system is `{d}/{scheme}/seed{n}/`: `model/`, `identifiers/`, `trie.safetensors`, and `retrieval.json` after `retrieve`.
-The baseline is `{d}/baseline/`. The data set's folder `{d}` holds what they share: `dataset/`, `embeddings/`, `tower/`.
+The baseline is `{d}/baseline/`. The data set's folder `{d}` contains what they share: `dataset/`, `embeddings/`, `tower/`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from grace.system.files import need, read_json
 BASELINE = "baseline"
 """Name of the dual encoder: its folder, its scheme in `retrieval.json`, and the tag of its run."""
 DEPTHS = ("model", "seed*/model", "*/seed*/model", "*/*/seed*/model")
-"""Where a model folder lies below a system's folder, a scheme's, a data set's and that of all results."""
+"""Where a model folder is below a system's folder, a scheme's, a data set's and the results folder."""
 
 
 def system_folder(place: Path | str) -> Path:
     """The folder of the one trained system in `place`, or of the baseline.
 
-    `place` may be that folder, a system's model folder, or a folder above it that holds no other trained system; the baseline
-    has to be named itself. Raises `GraceError` where there is none or several.
+    `place` may be that folder, a system's model folder, or a folder above it that contains no other trained system; the baseline's
+    folder must be given itself. Raises `GraceError` if there is none or several.
     """
     place = need(Path(place), "results folder").absolute()
     found = {path.parent for pattern in DEPTHS for path in place.glob(pattern) if path.is_dir()}
@@ -31,12 +31,12 @@ def system_folder(place: Path | str) -> Path:
     if not found and is_baseline(place):
         found = {place}
     if not found:
-        raise GraceError(f"{place} holds no trained model; run snakemake first, or name another folder")
+        raise GraceError(f"{place} contains no trained model; run snakemake first, or give another folder")
     if len(found) > 1:
         names = ", ".join(map(str, sorted(found)))
-        raise GraceError(f"{place} holds several trained models; name one of them: {names}")
+        raise GraceError(f"{place} contains several trained models; give one of them: {names}")
     folder = found.pop()
-    return folder if (data_folder(folder) / "dataset").exists() else folder.resolve()  # a link to it from elsewhere
+    return folder if (data_folder(folder) / "dataset").exists() else folder.resolve()  # `place` may be a symbolic link
 
 
 def data_folder(folder: Path) -> Path:
@@ -50,7 +50,7 @@ def is_baseline(folder: Path) -> bool:
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
-    """The settings (section `retrieve`) that the run in `folder` was made with; empty before `retrieve`."""
+    """The settings (section `retrieve`) of the run in `folder`; empty before `retrieve`."""
     return _summary(folder).get("provenance", {}).get("settings", {})
 
 

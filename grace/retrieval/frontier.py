@@ -1,7 +1,7 @@
-"""The frontier of exact search: prefixes that were scored and not read yet, of a batch of queries.
+"""The frontier of exact search: prefixes of a batch of queries that are scored but not read yet.
 
-A prefix leaves the frontier when it is read, when nothing below it can enter the answer any more, or when it is given up because a
-limit was reached. What is given up bounds the answer: `Frontier.bound`.
+A prefix leaves the frontier when it is read, when nothing below it can still enter the answer, or when it is given up because a
+limit is reached. Prefixes that are given up bound the answer: `Frontier.bound`.
 
 Legend: B queries, C open prefixes of a query, R prefixes read together, P places of the pool.
 """
@@ -26,20 +26,20 @@ class Prefixes:
 
     scores: Tensor  # f32, nats
     nodes: Tensor  # int64
-    rows: Tensor  # int64: the row of the prefix without its last token among the read prefixes of that depth
+    rows: Tensor  # int64: row of the parent prefix among the read prefixes of its depth
 
     def select(self, choose: Callable[[Tensor], Tensor]) -> Prefixes:
-        """The same selection of all three."""
+        """The same selection from all three tensors."""
         return Prefixes(choose(self.scores), choose(self.nodes), choose(self.rows))
 
 
 @dataclass(frozen=True)
 class Group:
-    """R prefixes that are read in one pass: they continue read prefixes of one `depth`."""
+    """R prefixes that are read in one pass; their parents all have depth `depth`."""
 
     depth: int
     prefixes: Prefixes  # [R]
-    queries: Tensor  # int64 [R], rising
+    queries: Tensor  # int64 [R], ascending
 
 
 class Frontier:
@@ -54,7 +54,7 @@ class Frontier:
         self.bound = torch.full((batch,), MINUS, device=device)  # f32 [B]: best score of what was given up
 
     def __len__(self) -> int:
-        """Most open prefixes of a query; those of `add` count until `prune` drops the useless ones."""
+        """The largest number of open prefixes of a query, including useless ones that `prune` has not dropped yet."""
         return self.open.scores.shape[1]
 
     def add(self, more: Prefixes) -> None:
@@ -63,10 +63,10 @@ class Frontier:
         self.open = Prefixes(*(torch.cat(pair, 1) for pair in pairs))
 
     def prune(self, pool_scores_BP: Tensor) -> None:
-        """Keep the prefixes that can still change the answer, best first, at most as many of a query as may be read.
+        """Keep the prefixes that can still change the answer, best first, at most as many per query as may be read.
 
-        A prefix that scores less than the whole pool, and is not tied with its last, changes nothing and is dropped; those
-        beyond the number that may be read are given up.
+        A prefix that scores less than the whole pool, and is not tied with its last, cannot change the answer and is dropped;
+        those beyond the number that may be read are given up.
         """
         here = self.open
         alive = ~apart(pool_scores_BP.amin(1, keepdim=True), here.scores) & (here.scores > MINUS)
@@ -80,12 +80,12 @@ class Frontier:
         self.open = Prefixes(scores, here.nodes.gather(1, order), here.rows.gather(1, order))
 
     def release(self, read: ReadPrefixes) -> None:
-        """Let `read` forget the rows that no open prefix continues, and take over the new numbers of the others."""
+        """Let `read` drop the rows that no open prefix continues, and update the row numbers of the others."""
         rows = read.drop_unused(self._depths(self.open), self.open.rows, self.open.scores > MINUS)
         self.open = replace(self.open, rows=rows)
 
     def give_up(self) -> None:
-        """Close every prefix unread."""
+        """Give up all open prefixes."""
         if len(self):
             self._give_up(self.open.scores)
         self.open = self.empty
@@ -98,7 +98,7 @@ class Frontier:
         return taken
 
     def groups(self, taken: Prefixes, most: Callable[[int], int]) -> Iterator[Group]:
-        """The prefixes `taken` by depth, whatever query they are from, at most `most(depth)` at a time."""
+        """The prefixes `taken`, grouped by depth across queries, at most `most(depth)` at a time."""
         depths = self._depths(taken).masked_fill(taken.scores == MINUS, -1)
         for depth in depths[depths >= 0].unique().tolist():
             queries, at = (depths == depth).nonzero(as_tuple=True)
@@ -116,7 +116,7 @@ class Frontier:
 
 
 def by_query(values: Tensor, queries_R: Tensor, batch: int, empty: float) -> Tensor:
-    """Values [R, ...] of prefixes in the order of their queries as [B, most of a query, ...]."""
+    """Values [R, ...] of prefixes, sorted by query, as [B, largest number per query, ...], padded with `empty`."""
     counts = torch.bincount(queries_R, minlength=batch)
     places = torch.arange(len(queries_R), device=values.device) - (counts.cumsum(0) - counts)[queries_R]
     out = values.new_full((batch, int(counts.max()), *values.shape[1:]), empty)

@@ -1,6 +1,6 @@
-"""From captions to ranked images by generated identifiers: batches of searches, leaves to images, counts.
+"""From captions to ranked images through generated identifiers: batched searches, leaves to images, counts.
 
-Called by the stage `retrieve`; reads nothing and writes nothing itself.
+Called by the stage `retrieve`; reads and writes no files itself.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def generative_search(
     model, prompt_ids: list[list[int]], media: Tensor, trie: Trie, assigned: IdentifierTables, settings: Retrieve,
     query_ids: list[str],
 ) -> Found:  # fmt: skip
-    """The images of every query, what is certified of them, and the counts.
+    """The images of every query, how many of them are certified, and the counts.
 
-    `prompt_ids` are the prompts of `query_ids`, one list of token ids each. A rank is certified when no identifier that was not
-    scored can change it or any rank above it, and its score is not tied with the next. `counts.certified` is the share of queries
-    with all ranks wanted and certified (`depth`, or as many as the gallery has images).
+    `prompt_ids` are the prompts of `query_ids`, one list of token ids each. A rank is certified if no unscored
+    identifier can change it or any rank above it, and its score is not tied with the next. `counts.certified` is the share of
+    queries with all requested ranks certified (`depth`, or the size of the gallery if that is smaller).
 
-    Where an image has several identifiers, or `depth` is larger, the search takes more beams than `settings.beams`: as
-    many as it needs to find `depth` images (`counts.beams_used`), and as many fewer queries at a time.
+    If an image has several identifiers, or `depth` is larger, the search uses more beams than `settings.beams`: as many as it
+    needs to find `depth` images (`counts.beams_used`), and correspondingly fewer queries at a time.
 
     Queries of one length are decoded together, so nothing is padded and a query's scores do not depend on its neighbours'
     length. An image's score is the best of its identifiers' (`max`) or their sum in probability (`logsumexp`).
@@ -47,11 +47,11 @@ def generative_search(
     owners = Owners(assigned.of_split("test"))
     most = int(np.bincount(trie.leaf_images.cpu().numpy()).max())
     rule = Rule(settings.normalisation, assigned.levels)
-    # So many identifiers that they are of `depth` different images at least, whatever beams the settings name.
+    # Enough identifiers to cover at least `depth` different images, whatever `settings.beams` is.
     beams = places = max(settings.beams, settings.depth) * most
     at_once = max(
         1, settings.batch_size * settings.beams // beams
-    )  # so that a pass has the rows that the settings name
+    )  # so that a pass has as many rows as the settings say
     depth = min(settings.depth, len(trie.image_ids))
     found: dict[int, Ranking] = {}
     search = beam_search
@@ -59,7 +59,7 @@ def generative_search(
         limits = Limits(settings.exact_prefixes, settings.exact_memory_mb * 2**20)
         beams, at_once = settings.beams, settings.batch_size
         search = partial(exact_search, limits=limits)
-    # With log-sum-exp an identifier that was not scored could still add to an image that has several.
+    # With log-sum-exp, an unscored identifier could still add to the score of an image that has several.
     certifiable = settings.merge == "max" or most == 1
     tally = Tally()
     certified, rows = np.zeros(len(prompt_ids), dtype=np.int64), 0
@@ -88,7 +88,7 @@ def generative_search(
 
 @dataclass
 class Tally:
-    """What is counted while hypotheses become images; see `Counts`."""
+    """Counts collected while hypotheses are mapped to images; see `Counts`."""
 
     hypotheses: int = 0
     invalid: int = 0

@@ -1,4 +1,4 @@
-"""What the searches pass around: beams, finished hypotheses, pruned prefixes, and the rule that scores a token.
+"""Data shared by the searches: beams, finished hypotheses, and the rule that scores a token.
 
 Legend: B queries, K beams, F children, V vocabulary, P places of the pool of finished hypotheses, D depth of the trie.
 """
@@ -19,11 +19,11 @@ MINUS = float("-inf")
 
 @dataclass(frozen=True)
 class Beams:
-    """Prefixes that are read or to be read; an empty place has the score -inf, node 0 and any tokens."""
+    """Prefixes that the model has read or will read; an empty place has the score -inf, node 0 and arbitrary tokens."""
 
     scores: Tensor  # f32 [B, K], nats
     nodes: Tensor  # int64 [B, K]
-    tokens: Tensor  # int64 [B, K, D]: fed to the model so far; -1: none yet
+    tokens: Tensor  # int64 [B, K, D]: tokens so far; -1: none yet
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class Hypotheses:
     nodes: Tensor  # int64 [B, P]
     scores: Tensor  # f32 [B, P]
     tokens: Tensor  # int64 [B, P, D], without the end token
-    bound: Tensor  # f32 [B]: no identifier that was left out scores more; -inf: none was left out
+    bound: Tensor  # f32 [B]: no omitted identifier scores more; -inf: none was omitted
     model_rows: int = 0  # rows of prefixes that the model has read, prompts included
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a token is scored: the softmax over `full`, `children` or `level`, and the alphabets of the levels for that."""
+    """How a token is scored: the softmax over `full`, `children` or `level`, and for the last the alphabets of the levels."""
 
     normalisation: str = "full"
     levels: list[list[int]] | None = None
 
     def base(self, logits: Tensor, depth: int, valid: Tensor) -> Tensor:
-        """What is taken off a logit, f32 [...], for logits [..., V] at `depth`; `valid` are those of the children."""
+        """The normaliser to subtract from a logit, f32 [...], for logits [..., V] at `depth`; `valid`: the children's logits."""
         if self.normalisation == "full":
             return log_normaliser(logits)
         if self.normalisation == "children":
@@ -58,14 +58,14 @@ class Rule:
 FULL = Rule()
 
 AT_ONCE = 2**19
-"""Logits whose log-sum-exp a processor takes at once: two megabytes stay in its cache."""
+"""Logits whose log-sum-exp a CPU computes at once: 2 MB stay in its cache."""
 
 
 def log_normaliser(logits: Tensor) -> Tensor:
     """Log-sum-exp of the last dimension, f32 [...].
 
-    On a processor some rows at a time: torch's writes its differences and exponentials to memory as large as the logits,
-    and finding that memory takes longer than the arithmetic. The result is the same to the bit.
+    On the CPU a few rows at a time: torch writes differences and exponentials to a buffer as large as the logits, and
+    allocating it takes longer than the arithmetic. The result is bit-identical.
     """
     if logits.device.type != "cpu" or logits.numel() <= AT_ONCE:
         return logits.logsumexp(-1)
@@ -75,7 +75,7 @@ def log_normaliser(logits: Tensor) -> Tensor:
 
 
 def roots(batch: int, depth: int, device: torch.device) -> Beams:
-    """One beam a query: the prompt alone."""
+    """One beam per query: the prompt alone."""
     return Beams(
         torch.zeros(batch, 1, device=device),
         torch.zeros(batch, 1, dtype=torch.long, device=device),
@@ -84,7 +84,7 @@ def roots(batch: int, depth: int, device: torch.device) -> Beams:
 
 
 def empty_pool(batch: int, places: int, depth: int, device: torch.device) -> Hypotheses:
-    """A pool of no hypotheses."""
+    """A pool without hypotheses."""
     return Hypotheses(
         torch.full((batch, places), -1, dtype=torch.long, device=device),
         torch.full((batch, places), MINUS, device=device),
@@ -94,7 +94,7 @@ def empty_pool(batch: int, places: int, depth: int, device: torch.device) -> Hyp
 
 
 def branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows apart from `cache` but shares its tensors: growth replaces tensors, it never writes into them."""
+    """A cache that grows independently of `cache` but shares its tensors, which growth replaces and never modifies."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]
     return other

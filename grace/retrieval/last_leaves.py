@@ -1,10 +1,10 @@
-"""Scoring all identifiers that are left below the beams in one forward pass, where there are few of them.
+"""Score all remaining identifiers below the beams in one forward pass, if there are few of them.
 
-Near the end of an identifier a beam often has a single way to go on, or two. Then feeding all those ways whole costs
-little more than feeding their next tokens, and saves the passes of the levels left; every score is the one that the
+Near the end of an identifier a beam often has only one or two continuations. Feeding them whole then costs little more
+than feeding their next tokens, and saves the passes of the remaining levels; every score is the one that the
 level-by-level search would give, and nothing more is pruned.
 
-Legend: B queries, K beams, M leaves, m tokens that are left, R ranges, D depth of the trie, V vocabulary.
+Legend: B queries, K beams, M leaves, m remaining tokens, R ranges, D depth of the trie, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from grace.retrieval.hypotheses import MINUS, Beams, log_normaliser
 
 
 def room_for(trie: Trie, beam: Beams, depth: int, most: int) -> int:
-    """How many leaves a query has below its beams at `depth` if they are at most `most`, else 0.
+    """The largest number of leaves that a query has below its beams at `depth`, or 0 if that is more than `most`.
 
-    Not worth it, and 0, where only one level is left. An accelerator is not asked: for it the number is that of the worst
-    beams that the tree could have, so that shapes never depend on scores.
+    Also 0 if only one level is left, where it is not worth it. On an accelerator the number is that of the worst beams that the
+    tree allows, so that shapes never depend on scores.
     """
     if most < 1 or trie.depth - depth < 2:
         return 0
@@ -34,16 +34,16 @@ def room_for(trie: Trie, beam: Beams, depth: int, most: int) -> int:
 
 
 def most_below(trie: Trie, depth: int, beams: int) -> int:
-    """The most leaves that `beams` different nodes of a depth have below them."""
+    """The largest number of leaves below `beams` different nodes of a depth."""
     return int(trie.most_leaves[depth][:beams].sum())
 
 
 def score_leaves(
     model, logits_BKV: Tensor, cache: DynamicCache, media_1NC: Tensor, trie: Trie, beam: Beams, depth: int, room: int
 ) -> tuple[Tensor, Beams, int]:
-    """Scores (f32 [B, M]) of all identifiers below the beams, each as a finished `Beams`, and the model rows it took.
+    """Scores (f32 [B, M]) of all identifiers below the beams, these as finished `Beams`, and the number of model rows read.
 
-    Scores are of the full-vocabulary softmax. `cache` holds the beams' prefixes, [B * K] rows, and is used up.
+    Scores use the full-vocabulary softmax. `cache` holds the beams' prefixes, [B * K] rows, and is consumed.
     """
     batch, width = beam.nodes.shape
     nodes, origin, real = leaves_below(trie, beam, depth, room)
@@ -60,18 +60,18 @@ def score_leaves(
     scores = scores + (
         logits_BKV.flatten(0, 1)[rows.flatten(), first.flatten()].view_as(scores) - base.gather(1, origin)
     )
-    for place in range(left):  # a level's logits at a time: those of all would be too many
+    for place in range(left):  # the logits of one level at a time: those of all levels would be too large
         logits = model.head(hidden[:, place]).float()
         following = ahead[..., place + 1] if place + 1 < left else torch.full_like(ahead[..., 0], -1)
         wanted = torch.where(following >= 0, following, trie.end)
         gain = logits.gather(1, wanted.view(-1, 1))[:, 0] - log_normaliser(logits)
-        scores = scores + gain.view_as(scores).masked_fill(ahead[..., place] < 0, 0.0)  # it had ended before
+        scores = scores + gain.view_as(scores).masked_fill(ahead[..., place] < 0, 0.0)  # it has already ended
     done = Beams(scores.masked_fill(~real, MINUS), nodes, tokens)
     return done.scores, done, len(fed) * left
 
 
 def leaves_below(trie: Trie, beam: Beams, depth: int, room: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes of the leaves at or below the beams' nodes, the beam each belongs to (int64 [B, room]), and which are real."""
+    """Nodes of the leaves at or below the beams' nodes, the beam of each (int64 [B, room]), and which are real."""
     ranges = _ranges(trie, beam, depth)
     starts = torch.stack([start for start, _ in ranges], -1).flatten(1)  # [B, K * R]
     counts = torch.stack([count for _, count in ranges], -1).flatten(1)
@@ -84,7 +84,7 @@ def leaves_below(trie: Trie, beam: Beams, depth: int, room: int) -> tuple[Tensor
 
 
 def _ranges(trie: Trie, beam: Beams, depth: int) -> list[tuple[Tensor, Tensor]]:
-    """For every depth from `depth` on where identifiers end: first leaf number and number of leaves, int64 [B, K]."""
+    """For every depth from `depth` on at which identifiers end: first leaf number and number of leaves, int64 [B, K]."""
     begin, end = beam.nodes, beam.nodes + 1
     real = beam.scores > MINUS
     out = []

@@ -1,8 +1,8 @@
-"""Memorisation accuracy: does the model, shown an image, write that image's own identifier?
+"""Memorisation accuracy: does the model, given an image, write that image's own identifier?
 
-Greedy decoding over the full vocabulary, without the trie, exact match, end token included. It is read off one
-teacher-forced pass: greedy decoding writes an identifier exactly when the best token at each of its places is its own. An
-image with several identifiers counts if one of them is written. Atomic: the best of all classes is the image's own.
+Greedy decoding over the full vocabulary, without the trie; exact match, end token included. One teacher-forced pass is
+enough: greedy decoding writes an identifier exactly if the best token at each of its positions is its own. An image with
+several identifiers counts if one of them is written. Atomic: the best of all classes is the image's own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The dual encoder, opened and ready to be asked: exact nearest-neighbour search (FAISS flat index, inner product).
+"""An opened dual encoder: exact nearest-neighbour search (FAISS flat index, inner product).
 
 Used by the stage `baseline` and by `grace.open`; writes nothing. Embeddings have length 1, so the inner product is the cosine.
 """
@@ -22,7 +22,7 @@ from grace.workflow.config import Retrieve
 
 @dataclass
 class NearestSearcher:
-    """The text side of a tower and the embeddings of the images that are searched."""
+    """The text side of a tower and the embeddings of the images to search."""
 
     encoder: Any
     image_ids: list[str]
@@ -40,7 +40,7 @@ class NearestSearcher:
     def answers(self, texts: list[str], query_ids: list[str], settings: Retrieve) -> Found:
         """The nearest `settings.depth` images of every text, with their cosines; ties by image id.
 
-        `settings.batch_size` texts are encoded at a time; the other settings have no meaning here.
+        `settings.batch_size` texts are encoded at a time; other settings have no effect here.
         """
         scores, rows = nearest(self.vectors_ND, self.encoded(texts, settings.batch_size), settings.depth)
         found = {}
@@ -66,7 +66,7 @@ class NearestSearcher:
 
 
 def open_nearest(tables: DatasetTables, images: pd.DataFrame, embeddings: Path, tower: Path) -> NearestSearcher:
-    """Open the tower to search `images`, some rows of `tables.images`. Raises `GraceError` if tower and embeddings do not fit."""
+    """Open the tower to search `images`, some rows of `tables.images`. Raises `GraceError` if tower and embeddings do not match."""
     from grace.towers import open_tower  # loads torch
 
     vectors_ND = embeddings_of(images, tables, embeddings)

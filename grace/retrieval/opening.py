@@ -1,7 +1,7 @@
-"""Opening a system: from its folder to a `System` that can be asked.
+"""Open a system: from its folder to a `System`.
 
-Reads the system's own folder (model, identifiers, tree, the settings of its run) and what its data set shares: `dataset/`,
-`embeddings/`, `tower/`.
+Reads the system's own folder (model, identifiers, tree, the settings of its run) and what all systems of its data set
+share: `dataset/`, `embeddings/`, `tower/`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from grace.retrieval.hypotheses import Rule
 def identifier_score(
     model, prompt: Sequence[int], media_1NC: Tensor, trie: Trie, identifier: Sequence[int], rule: Rule
 ) -> float:
-    """The log-likelihood of `identifier`, closed by the end token, after `prompt`: nats, as both searches score it.
+    """The log-likelihood of `identifier`, end token included, after `prompt`: nats, as both searches score it.
 
     `identifier` (token ids without the end token) is in the tree. `media_1NC` is the resampled pad image.
     """

@@ -1,4 +1,4 @@
-"""Prefixes that the model has read, for `best_first`: their keys and values without those of the prompt, which a query has once.
+"""Prefixes that the model has read, for `best_first`: their keys and values; those of the prompt are kept once per query.
 
 Legend: B queries, C open prefixes of a query, N prefixes kept of one depth, R rows of one pass, H heads, E width of a head.
 """
@@ -12,14 +12,14 @@ from transformers import DynamicCache
 from grace.retrieval.hypotheses import branch
 
 COPIES = 3
-"""How often a pass holds its keys, values and logits: gathered, grown by a token, and in the operators' own buffers."""
+"""Copies of keys, values and logits during a pass: gathered, extended by a token, and in the operators' buffers."""
 
 
 class ReadPrefixes:
-    """Keys and values by depth (number of tokens after the prompt) and row. At depth 0, the prompt alone, a row is a query."""
+    """Keys and values by depth (number of tokens after the prompt) and row. At depth 0 (the prompt) a row is a query."""
 
     def __init__(self, prompts: DynamicCache, logits_BV: Tensor) -> None:
-        """`prompts`: the cache of B prompts of one length, which is not changed; `logits_BV`: those after the prompts."""
+        """`prompts`: the cache of B prompts of one length, which is not modified; `logits_BV`: the logits after the prompts."""
         self.prompts, self.logits_bytes = prompts, logits_BV[0].nbytes
         self.length = prompts.layers[0].keys.shape[2]
         self.kept: dict[
@@ -28,17 +28,17 @@ class ReadPrefixes:
 
     @property
     def bytes(self) -> int:
-        """Memory of what is kept, prompts not counted."""
+        """Memory of the kept prefixes, without the prompts."""
         return sum(tensor.nbytes for layers in self.kept.values() for pair in layers for tensor in pair)
 
     def rows_at_once(self, depth: int, memory: int) -> int:
-        """How many prefixes of `depth` + 1 tokens one pass may read in so many bytes; at least 1."""
+        """How many prefixes of `depth` + 1 tokens one pass may read in `memory` bytes; at least 1."""
         prompt = sum(layer.keys[0].nbytes + layer.values[0].nbytes for layer in self.prompts.layers)
         row = prompt * (self.length + depth + 1) // self.length + self.logits_bytes
         return max(1, memory // (COPIES * row))
 
     def add(self, depth: int, cache: DynamicCache) -> int:
-        """Keep the rows of `cache`, prefixes of `depth` tokens after their prompts; returns the row of the first of them."""
+        """Keep the rows of `cache`, prefixes of `depth` tokens after their prompts; return the row of the first."""
         if depth == 0:
             return 0
         new = [(layer.keys[:, :, self.length :], layer.values[:, :, self.length :]) for layer in cache.layers]
@@ -53,7 +53,7 @@ class ReadPrefixes:
         return first
 
     def drop_unused(self, depths_BC: Tensor, rows_BC: Tensor, real_BC: Tensor) -> Tensor:
-        """Keep only the rows that real open prefixes continue: depth and row of each, [B, C]. Returns the rows' new numbers."""
+        """Keep only the rows that real open prefixes continue (depth and row of each, [B, C]); return the new row numbers."""
         out = rows_BC.clone()
         for depth in list(self.kept):
             here = real_BC & (depths_BC == depth)

@@ -1,12 +1,12 @@
 """TREC runs and qrels: the only files between retrieval and evaluation.
 
 Reads and writes `run.trec` (`query_id Q0 doc_id rank score tag`) and reads `qrels.trec` (`query_id 0 doc_id
-relevance`); query_id = caption id, doc_id = image id. Made by `python -m grace retrieve` and `baseline`, read
+relevance`); query_id = caption id, doc_id = image id. Written by `python -m grace retrieve` and `baseline`, read
 by `python -m grace evaluate`.
 
 Ties are broken here and nowhere else: by score (descending), then by doc_id (ascending). trec_eval keeps scores as
-32-bit floats and orders equal ones by itself, so the scores written are 32-bit floats that fall strictly: a score
-that does not lie below its predecessor is lowered to the next representable 32-bit float below it.
+32-bit floats and orders equal ones by its own rule, so the scores written are strictly decreasing 32-bit floats: a score
+that is not below its predecessor is lowered to the next representable 32-bit float below it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ QRELS_FORM = "query_id 0 doc_id relevance"
 def write_run(path: Path | str, rows: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
     """Write a TREC run: `rows` maps a query id to its (doc_id, score) pairs in any order.
 
-    Ranks count from 1 in the order of score (descending), then doc_id (ascending). A query with no pairs has no lines
-    and counts as a miss. Raises `GraceError` for an id or a tag with white space, a repeated doc_id of one query, and a
-    score that is not a finite 32-bit float.
+    Ranks start at 1, ordered by score (descending), then doc_id (ascending). A query without pairs has no lines and counts
+    as a miss. Raises `GraceError` for an id or a tag with white space, a repeated doc_id in one query, and a score that is
+    not a finite 32-bit float.
     """
     ids = list(rows)
     _check_words(ids, "query id", path)
@@ -46,18 +46,18 @@ def write_run(path: Path | str, rows: Mapping[str, Sequence[tuple[str, float]]],
         bad = int(finite.argmin())
         raise GraceError(
             f"run {path}: query {ids[queries[bad]]}, document {docs[bad]}: score {scores[bad]} is not a finite 32-bit "
-            "number; a training run that diverged makes such scores"
+            "number; a training that diverged produces such scores"
         )
-    # Factorised doc ids sort as integers: faster than strings, the same order.
+    # Factorised doc ids sort as integers: the same order as strings, but faster.
     doc_codes = np.unique(docs.astype(str), return_inverse=True)[1] if len(docs) else np.zeros(0, dtype=np.int64)
     pairs = queries * (doc_codes.max(initial=0) + 1) + doc_codes
     if len(np.unique(pairs)) < len(pairs):
         first = pd.Series(pairs).duplicated().to_numpy().argmax()
-        raise GraceError(f"run {path}: query {ids[queries[first]]} holds document {docs[first]} twice")
+        raise GraceError(f"run {path}: query {ids[queries[first]]} has document {docs[first]} twice")
     order = np.lexsort((doc_codes, -scores, queries))
     ranks = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
     falling = _strictly_falling(scores[order].astype(np.float32), ranks)
-    # float() of a 32-bit float: its repr is exact, also for readers that use 64 bits.
+    # The repr of a 32-bit float as float() is exact, also for readers that use 64 bits.
     lines = [
         f"{ids[query]} Q0 {doc} {rank} {score!r} {tag}\n"
         for query, doc, rank, score in zip(queries, docs[order], ranks.tolist(), falling.tolist(), strict=True)
@@ -70,8 +70,8 @@ def read_run(path: Path | str) -> pd.DataFrame:
     """Read a TREC run: columns query_id (str), doc_id (str), rank (int64, from 1), score (float64), tag (str), sorted by query
     (in the file's order) and rank.
 
-    Raises `GraceError`, with the line number, for a line of another form, a repeated document, and a query whose ranks
-    are not 1, 2, 3 ... or whose scores do not fall strictly with the rank (the order would then depend on the reader).
+    Raises `GraceError`, with the line number, for a malformed line, a repeated document, and a query whose ranks are
+    not 1, 2, 3 ... or whose scores do not decrease strictly with the rank (the order would then depend on the reader).
     """
     fields, numbers = _read_fields(path, "run", 6, RUN_FORM)
     table = pd.DataFrame(
@@ -90,7 +90,7 @@ def read_run(path: Path | str) -> pd.DataFrame:
     bad = table[table.duplicated(["query_id", "doc_id"])]
     if len(bad):
         row = bad.iloc[0]
-        raise GraceError(f"run {path}, line {row.line}: query {row.query_id} holds document {row.doc_id} twice")
+        raise GraceError(f"run {path}, line {row.line}: query {row.query_id} has document {row.doc_id} twice")
     codes = pd.factorize(table.query_id)[0]
     table = table.iloc[np.lexsort((table["rank"].to_numpy(), codes))].reset_index(drop=True)
     codes = np.sort(codes)
@@ -119,7 +119,7 @@ def read_run(path: Path | str) -> pd.DataFrame:
 def read_qrels(path: Path | str) -> pd.DataFrame:
     """Read qrels: columns query_id (str), doc_id (str), relevance (int64), in the file's order.
 
-    Raises `GraceError`, with the line number, for a line of another form and a repeated pair; also for an empty file.
+    Raises `GraceError`, with the line number, for a malformed line and a repeated pair; also for an empty file.
     """
     fields, numbers = _read_fields(path, "qrels", 4, QRELS_FORM)
     table = pd.DataFrame(
@@ -136,13 +136,13 @@ def read_qrels(path: Path | str) -> pd.DataFrame:
         row = table.iloc[repeated.argmax()]
         raise GraceError(
             f"qrels {path}, line {numbers[repeated.argmax()]}: query {row.query_id} and document {row.doc_id} "
-            "stand twice"
+            "are listed twice"
         )
     return table
 
 
 def _strictly_falling(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Lower float32 `scores` [N] (not rising within a query) by the least that makes them fall strictly."""
+    """Lower float32 `scores` [N] (not increasing within a query) as little as makes them strictly decreasing."""
     scores = scores.copy()
     for rank in range(2, int(ranks.max(initial=0)) + 1):
         here = np.flatnonzero(ranks == rank)
@@ -151,7 +151,7 @@ def _strictly_falling(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 
 def _places(same: np.ndarray) -> np.ndarray:
-    """Number the rows from 1 and anew wherever `same` [N] is false."""
+    """Number the rows from 1, starting again wherever `same` [N] is false."""
     index = np.arange(len(same))
     return index - np.maximum.accumulate(np.where(same, 0, index)) + 1
 
@@ -160,12 +160,12 @@ def _check_words(words: object, what: str, path: Path | str) -> None:
     for word in words:  # type: ignore[attr-defined]
         if not isinstance(word, str) or word.split() != [word]:
             raise GraceError(
-                f"run {path}: {what} {word!r} is empty or holds white space, which a TREC file cannot keep"
+                f"run {path}: {what} {word!r} is empty or contains white space, which a TREC file cannot store"
             )
 
 
 def _read_fields(path: Path | str, what: str, width: int, form: str) -> tuple[list[list[str]], list[int]]:
-    """Split every line that is not blank; return the fields and the line numbers (from 1)."""
+    """Split all lines that are not blank; return the fields and the line numbers (from 1)."""
     try:
         text = need(path, what).read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
     except (UnicodeDecodeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A trained model with its identifiers and their prefix tree, opened and ready to be asked.
+"""An opened model with its identifiers and their prefix tree, ready to search.
 
 Used by the stage `retrieve` and by `grace.open`; writes nothing.
 """
@@ -33,7 +33,7 @@ from grace.workflow.config import Retrieve
 
 @dataclass
 class Searcher:
-    """What `retrieve` and `grace.open` ask. `assigned` holds the images that are searched as its split test, `tree` is theirs."""
+    """What `retrieve` and `grace.open` search with. The split test of `assigned` is the images to search, `tree` is their tree."""
 
     flamingo: Any
     words: Any
@@ -54,11 +54,11 @@ class Searcher:
 
     @property
     def image_ids(self) -> list[str]:
-        """The images that are searched."""
+        """The images to search."""
         return list(self.tree.image_ids)
 
     def answers(self, texts: list[str], query_ids: list[str], settings: Retrieve) -> Found:
-        """The images of every text, what is certified of them, and the counts: see `generative_search`."""
+        """The images of every text, how many are certified, and the counts: see `generative_search`."""
         prompts, media = self._prompts(texts), self._media()
         search = atomic_search if self.scheme == "atomic" else generative_search
         return search(self.flamingo, prompts, media, self.tree.to(media.device), self.assigned, settings, query_ids)
@@ -77,20 +77,20 @@ class Searcher:
         return max(scores) if settings.merge == "max" else float(np.logaddexp.reduce(scores))
 
     def _prompts(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of the prompts; a `GraceError` where a text leaves no room for an identifier."""
+        """Token ids of the prompts; a `GraceError` if a text leaves no room for an identifier."""
         prompts = Prompts(self.words)
-        tokens = 0 if self.scheme == "atomic" else self.tree.depth  # a class is no token
+        tokens = 0 if self.scheme == "atomic" else self.tree.depth  # a class takes no tokens
         check_queries(prompts, texts, tokens, self.flamingo.max_length, "query")
         return prompts.retrieve(texts)
 
     def _media(self) -> Tensor:
-        """The resampled pad image, which every query has, [1, 1, N, C]."""
+        """The resampled pad image, which all queries share, [1, 1, N, C]."""
         first = next(self.flamingo.parameters())
         with torch.inference_mode():
             return self.flamingo.resample(self.vectors.visual([PAD_IMAGE]).to(first.device, first.dtype))
 
     def among_all(self) -> Searcher:
-        """The same model asked for any image that it has an identifier for, of whatever split."""
+        """The same model, searching all images that have an identifier, of every split."""
         table = self.assigned.table
         return replace(
             self, assigned=replace(self.assigned, table=table.assign(split="test")), tree=tree_of(table, self.tree.end)
@@ -100,15 +100,15 @@ class Searcher:
 def open_searcher(
     tables: DatasetTables, embeddings: Path, identifiers: Path, trie: Path, model: Path, device: str
 ) -> Searcher:
-    """Open the model and check that identifiers and tree are those that it was trained with; `device`: auto, cpu or cuda."""
+    """Open the model and check that it was trained with these identifiers and this tree; `device`: auto, cpu or cuda."""
     flamingo, words, config = load_model(model, _device(device))
     assigned = load_identifiers(identifiers)
     if config.get("identifiers") != assigned.fingerprint:
-        raise GraceError(f"model {model} was trained on other identifiers than {identifiers}; train it again")
+        raise GraceError(f"model {model} was not trained on the identifiers in {identifiers}; train it again")
     gone = set(assigned.table["image_id"]) - set(tables.images["image_id"])
     if gone:
         raise GraceError(
-            f"data set {tables.folder} was made again since the model was trained: it has no image {min(gone)} any more; "
+            f"data set {tables.folder} was made again after the model was trained: it no longer has image {min(gone)}; "
             "run snakemake again"
         )
     tree = open_trie(trie)

@@ -1,8 +1,8 @@
-"""The stage `retrieve`: every test caption through the trained model, into a TREC run.
+"""The stage `retrieve`: search every test caption with the trained model and write a TREC run.
 
 Reads the dataset, embeddings, identifiers, trie and model; writes `run.trec`, `retrieval.json` (counts of hypotheses,
 invalid and duplicate ones, failed queries, memorisation accuracy) and `certificates.parquet` (query_id, answers:
-images found, certified: how many of the first of them are certified exact).
+number of images found, certified: how many of the first are certified exact).
 
     python -m grace retrieve --dataset ... --model ... --trie ... --output results/scenes/structured/seed0
 """

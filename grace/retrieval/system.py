@@ -1,6 +1,6 @@
-"""A trained system to work with in Python: `grace.open` makes a `System`.
+"""A trained system to use from Python: `grace.open` returns a `System`.
 
-Writes only where `System.run` is told to. Torch is loaded when a system is opened, not with this module.
+Only `System.run` writes a file. Torch is imported when a system is opened, not with this module.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class System:
     """A trained system and the images that it searches. Open one with `grace.open`.
 
     Every method that searches or scores takes settings by name: any key of the section `retrieve` of the configuration, such as
-    `search="exact"` or `beams=20`. What is not given is as in the system's own run. `depth` is given by `top`, and `device` when
-    the system is opened.
+    `search="exact"` or `beams=20`. Other keys have the values of the system's own run. `top` takes the place of `depth`,
+    and `device` is set when the system is opened.
 
     Attributes:
         folder: the system's folder (absolute path).
         scheme: the identifier scheme, such as "atomic"; "baseline" for the dual encoder.
         seed: the seed that it was trained with.
-        images: the images that are searched, a table of image_id, split ("train", "val" or "test") and file (path as text).
+        images: the images that it searches, a table of image_id, split ("train", "val" or "test") and file (path as text).
         captions: all captions of the data set, a table of caption_id, image_id, split and text.
         images_in_all: number of images of the data set.
 
@@ -82,17 +82,17 @@ class System:
             - query (str): the text as given
             - rank (int): from 1
             - image_id (str)
-            - score (float): what the ranking is by. For a scheme of identifiers the log-likelihood, in nats, of the image's
-              identifier given the text: `merge` says how several identifiers of an image count. For the baseline the cosine.
-              Tied images have the same score.
-            - probability (float): exp(score), the model's own probability, which nothing calibrates. It is normalised over all
-              trained classes for atomic, and otherwise over what `normalisation` says: all token sequences that end (full),
-              the identifiers that are searched (children), or all sequences of the levels' tokens (level). So the
-              probabilities of all images add up to 1 only where every class or identifier is that of one image searched, and
-              to less where the model gives some to other sequences. NaN for the baseline: a cosine is no probability.
+            - score (float): the score that images are ranked by. For an identifier scheme, the log-likelihood, in nats, of the
+              image's identifier given the text; `merge` says how several identifiers of an image are combined. For the
+              baseline, the cosine. Tied images have the same score.
+            - probability (float): exp(score), the model's own, uncalibrated probability. It is normalised over all trained classes
+              for atomic, and otherwise as `normalisation` says: over all complete token sequences (full), the identifiers that are
+              searched (children), or all sequences of the levels' tokens (level). So the probabilities of all images add up
+              to 1 only if every class or identifier belongs to one image searched, and to less if the model assigns some to
+              other sequences. NaN for the baseline: a cosine is not a probability.
             - file (str): path of the image
             - proven (bool): whether this image and those above it are proven to be the best of all images searched, in this
-              order. False leaves that open; `search="exact"` proves all but ties. None for the baseline, which gives no
+              order. False means not proven; `search="exact"` proves all except ties. None for the baseline, which gives no
               certificate.
 
         Raises:
@@ -119,10 +119,10 @@ class System:
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def ask(self, queries: Mapping[str, str], top: int = 10, **settings: Any) -> Found:
-        """Search for images by texts with ids; arguments and errors as of `search`, `queries` maps ids to texts.
+        """Search for images by texts with ids; arguments and errors as for `search`, but `queries` maps ids to texts.
 
         Returns:
-            answers, a list of (image_id, score) by query id; certified, how many of the first of them are proven, by query
+            answers, a list of (image_id, score) by query id; certified, how many of the first answers are proven, by query
             id (None for the baseline); counts over all queries (None for the baseline).
 
         Examples:
@@ -132,9 +132,9 @@ class System:
             ([3], ['q1'])
         """
         if not len(queries):
-            raise GraceError("search: there is no query; give one text at least")
+            raise GraceError("search: there is no query; give at least one text")
         texts, given = check_texts(list(queries.values())), self.settings(**settings)
-        # As many beams as the run had, which were those for its own depth (see `generative_search`).
+        # As many beams as in the run, whose depth may have required more than `beams` (see `generative_search`).
         enough = {"depth": min(check_top(top), len(self.images)), "beams": max(given.beams, given.depth)}
         return self._searcher.answers(texts, list(queries), given.model_copy(update=enough))
 
@@ -143,12 +143,12 @@ class System:
 
         Args:
             queries: texts by query id.
-            path: the file to write; an older one is replaced, as a whole.
+            path: the file to write; an existing file is replaced.
             top: images per query.
             settings: see `System`.
 
         Raises:
-            GraceError: as `search`, and for a query id that is empty or holds white space.
+            GraceError: as for `search`, and for a query id that is empty or contains white space.
 
         Examples:
             >>> import grace
@@ -160,12 +160,12 @@ class System:
         write_run(path, self.ask(queries, top, **settings).answers, tag=self.scheme)
 
     def score(self, query: str, image_id: str, **settings: Any) -> float:
-        """The score of one image for one text, as in the table of `search`, wherever the image would rank.
+        """The score of one image for one text, as in the table of `search`, whatever its rank would be.
 
-        It is computed without a search, so the last digits may differ. Nats for a scheme of identifiers, a cosine for the baseline.
+        It is computed without a search, so the last digits may differ. Nats for an identifier scheme, a cosine for the baseline.
 
         Raises:
-            GraceError: as `search`, and for an image that is not among those searched.
+            GraceError: as for `search`, and for an image that is not among those searched.
 
         Examples:
             >>> import grace
@@ -200,14 +200,14 @@ class System:
         """The images whose identifiers begin with `prefix`.
 
         Args:
-            prefix: text of the beginning of an identifier, such as "<s0_3>" (atomic: a class number), or token ids. It has to end
-                where a token ends. An empty prefix gives every image.
+            prefix: the first part of an identifier's text, such as "<s0_3>" (atomic: a class number), or token ids. A text must end
+                where a token ends. An empty prefix returns every image.
 
         Returns:
             A table of image_id, text and tokens of the identifier, and file; one row per image and identifier.
 
         Raises:
-            GraceError: no identifier begins so, or the system is the baseline, which has no identifiers.
+            GraceError: no identifier begins with the prefix, or the system is the baseline, which has no identifiers.
 
         Examples:
             >>> import grace
@@ -230,7 +230,7 @@ class System:
         return pd.DataFrame(rows, columns=["image_id", "text", "tokens", "file"])
 
     def draw(self, found: pd.DataFrame) -> Image:
-        """One picture (PIL, RGB) of a table of `search`: every query with its images in order, rank and score below each.
+        """One picture (PIL, RGB) of a table from `search`: every query with its images in order, rank and score below each.
 
         Examples:
             >>> import grace
@@ -247,10 +247,10 @@ class System:
         return contact_sheet(rows)
 
     def settings(self, **settings: Any) -> Retrieve:
-        """The settings that a search would have: those of the system's run, with `settings` over them.
+        """The settings that a search would use: those of the system's run, overridden by `settings`.
 
         Raises:
-            GraceError: a setting is unknown or out of bounds, is `depth` or `device`, or has no meaning for the baseline.
+            GraceError: a setting is unknown or out of bounds, is `depth` or `device`, or does not apply to the baseline.
 
         Examples:
             >>> import grace

@@ -132,7 +132,7 @@ def test_the_printed_table(runs, capsys):
     assert lines["A better"] == [str(row["a_better"]) for row in comparison.measures]
     said = " ".join(text.replace("\n", " ").split())
     assert "b.trec. No answer for 3 of 30 queries; they count as misses." in said
-    assert "At most so many images of a query: B keeps 4." in said and "bootstrap of 15 images, 300 resamples" in said
+    assert "Images per query at most: B keeps 4." in said and "bootstrap of 15 images, 300 resamples" in said
 
     show(comparison, SETTINGS, "csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -152,7 +152,7 @@ def test_a_run_of_other_image_ids_is_pointed_out(runs):
     write_run(folder / "b.trec", {query: [("elsewhere", 1.0)] for query in gold}, "b")
     out = io.StringIO()
     show(found(folder), SETTINGS, console=Console(file=out, width=300))
-    assert out.getvalue().count("It finds no relevant image at all: are its image ids those of the qrels?") == 1
+    assert out.getvalue().count("It finds no relevant image at all: does it use the image ids of the qrels?") == 1
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_a_run_of_other_image_ids_is_pointed_out(runs):
     [
         ({"measures": ("R@1", "R@0")}, "measure 'R@0' is not R@K or MRR@K; did you mean"),
         ({"measures": ("NDCG@5",)}, "measure 'NDCG@5' is not R@K or MRR@K"),
-        ({"measures": ()}, "name at least one measure"),
-        ({"qrels": None}, "give the relevant images by --qrels FILE or by --dataset DIR"),
+        ({"measures": ()}, "give at least one measure"),
+        ({"qrels": None}, "give either --qrels FILE or --dataset DIR"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_said(runs, given, said):
@@ -192,7 +192,7 @@ def test_the_command(runs):
     assert done.returncode == 0, done.stderr
     assert "| R@1 | MRR@3 |" in done.stdout and "50 resamples" in done.stdout
     assert "did you mean 'latex'?" in refused(grace(*given, "--qrels", folder / "qrels.trec", "--format", "latx"))
-    assert "--qrels FILE or by --dataset DIR" in refused(grace(*given))
+    assert "--qrels FILE or --dataset DIR" in refused(grace(*given))
     assert "confidence: Input should be less than 1" in refused(
         grace(*given, "--qrels", folder / "qrels.trec", "--confidence", "95")
     )

@@ -160,16 +160,16 @@ def test_a_report_of_other_runs_than_were_evaluated_is_refused(world, change, sa
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("c0 Q0 i0 1 0.5 t\nc99 Q0 i0 1 0.5 t", "line 2: query c99 is not in the qrels, where ids are written like c0"),
+        ("c0 Q0 i0 1 0.5 t\nc99 Q0 i0 1 0.5 t", "line 2: query c99 is not in the qrels, which has ids such as c0"),
         ("c0 Q0 i0 1 0.5 t\n\nc32 Q0 i0 1 0.5 t\nc33 Q0 i0 1 0.5 t", r"line 3: query c32 is not in the qrels \(2 such lines\)"),
-        ("c0 Q0 i0 1 0.5 t\nc0 Q0 i0.png 2 0.4 t", "line 2: image i0.png is not in the gallery, where ids are written like i0"),
+        ("c0 Q0 i0 1 0.5 t\nc0 Q0 i0.png 2 0.4 t", "line 2: image i0.png is not in the gallery, which has ids such as i0"),
         ("c0 Q0 t 1 0.5 t", "line 1: image t is not in the gallery"),  # an image of the split train
-        ("c0 Q0 i0 1 0.5 t\nc0 Q0 i0 2 0.4 t", "line 2: query c0 holds document i0 twice"),
+        ("c0 Q0 i0 1 0.5 t\nc0 Q0 i0 2 0.4 t", "line 2: query c0 has document i0 twice"),
         ("c0 Q0 i0 1 0.5 t\nc0 Q0 i1 3 0.4 t", "line 2: rank 3 of query c0 where 2 is expected"),
         ("c0 Q0 i0 2 0.5 t\nc0 Q0 i1 1 0.4 t", "line 1: the score of rank 2 of query c0 is not below"),
         ("c0 Q0 i0 1 0.5 t\nc0 Q0 i1 2 nan t", "line 2: score nan is not a finite number"),
         ("c0 Q0 i0 1 0.5", "line 1: 5 fields where 6 are expected"),
-        ("", "is empty: it answers no query"),
+        ("", "is empty; it answers no query"),
     ],
 )  # fmt: skip
 def test_a_run_that_does_not_fit_is_refused_with_its_line(world, line, said):

@@ -74,7 +74,7 @@ def test_a_run_of_the_size_of_coco_reads_back(tmp_path):
         ({"q": [("a", 1.0)]}, "two words", "white space"),
         ({"q": [("a", float("nan"))]}, "t", "not a finite"),
         ({"q": [("a", 1e300)]}, "t", "not a finite"),
-        ({"p": [("a", 1.0)], "q": [("b", 2.0), ("a", 1.0), ("a", 3.0)]}, "t", "query q holds document a twice"),
+        ({"p": [("a", 1.0)], "q": [("b", 2.0), ("a", 1.0), ("a", 3.0)]}, "t", "query q has document a twice"),
     ],
 )
 def test_rows_that_no_run_can_hold_leave_no_file(tmp_path, rows, tag, said):
@@ -93,7 +93,7 @@ def test_rows_that_no_run_can_hold_leave_no_file(tmp_path, rows, tag, said):
         ("q Q0 a 0 0.5 t\nq Q0 b 1 0.4 t\n", "line 1: rank 0 of query q where 1"),
         ("q Q0 a 1 0.5 t\nq Q0 b 1 0.4 t\n", "line 2: rank 1 of query q where 2"),
         ("q Q0 a 1 0.5 t\nq Q0 b 2 0.5 t\n", "line 2: the score of rank 2 of query q is not below"),
-        ("q Q0 a 1 0.5 t\n\nq Q0 a 2 0.4 t\n", "line 3: query q holds document a twice"),
+        ("q Q0 a 1 0.5 t\n\nq Q0 a 2 0.4 t\n", "line 3: query q has document a twice"),
     ],
 )
 def test_bad_run_lines_are_named(tmp_path, text, said):
@@ -107,7 +107,7 @@ def test_bad_run_lines_are_named(tmp_path, text, said):
     [
         ("q 0 a\n", "line 1: 3 fields where 4"),
         ("q 0 a yes\n", "line 1: relevance 'yes'"),
-        ("q 0 a 1\nq 0 a 1\n", "line 2: query q and document a stand twice"),
+        ("q 0 a 1\nq 0 a 1\n", "line 2: query q and document a are listed twice"),
         ("\n", "is empty"),
     ],
 )

@@ -175,16 +175,16 @@ def test_a_folder_moved_elsewhere_and_a_link_open(tiny_results: Path, tmp_path: 
     [
         (lambda systems: systems["atomic"].search([]), "there is no query"),
         (lambda systems: systems["atomic"].search(["a star", " \n"]), "a caption is empty"),
-        (lambda systems: systems["atomic"].search(["a \udcff star"]), "no UTF-8"),
-        (lambda systems: systems["atomic"].search([3]), "the query 3 is not a text"),
+        (lambda systems: systems["atomic"].search(["a \udcff star"]), "not UTF-8"),
+        (lambda systems: systems["atomic"].search([3]), "the query 3 is not a string"),
         (lambda systems: systems["atomic"].search("red " * 2000), "query with its identifier has .* tokens"),
         (lambda systems: systems["atomic"].search("a star", top=0), "top is 0; give a whole number"),
         (lambda systems: systems["atomic"].search("a star", top=2.5), "top is 2.5; give a whole number"),
         (lambda systems: systems["atomic"].search("a star", beamz=3), "unknown key 'beamz'; did you mean 'beams'"),
         (lambda systems: systems["atomic"].search("a star", beams=0), "search: .*beams"),
-        (lambda systems: systems["atomic"].search("a star", depth=3), "depth is given by top here"),
-        (lambda systems: systems["atomic"].search("a star", device="cpu"), "device is given by grace.open"),
-        (lambda systems: systems["baseline"].search("a star", beams=3), "batch_size alone, not beams"),
+        (lambda systems: systems["atomic"].search("a star", depth=3), "depth is set by top here"),
+        (lambda systems: systems["atomic"].search("a star", device="cpu"), "device is set by grace.open"),
+        (lambda systems: systems["baseline"].search("a star", beams=3), "its only setting is batch_size, not beams"),
         (lambda systems: systems["baseline"].identifiers("0"), "the dual encoder, which has no identifiers"),
         (lambda systems: systems["baseline"].below("1"), "the dual encoder, which has no identifiers"),
         (lambda systems: systems["atomic"].identifiers("nobody"), "image 'nobody' is not among the 38 images"),
@@ -192,7 +192,7 @@ def test_a_folder_moved_elsewhere_and_a_link_open(tiny_results: Path, tmp_path: 
         (lambda systems: systems["atomic"].score("", "0"), "a caption is empty"),
         (lambda systems: systems["structured"].below("<s0_99>"), "no token '<s0_99>' in these identifiers"),
         (lambda systems: systems["structured"].below([5, 5]), "begin no identifier"),
-        (lambda systems: systems["atomic"].run({"a b": "a star"}, "x.trec"), "query id 'a b' is empty or holds white"),
+        (lambda systems: systems["atomic"].run({"a b": "a star"}, "x.trec"), "query id 'a b' is empty or contains white"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_told_in_words(systems, asked, said: str, tmp_path: Path, monkeypatch) -> None:
@@ -205,8 +205,8 @@ def test_what_cannot_be_asked_is_told_in_words(systems, asked, said: str, tmp_pa
 @pytest.mark.parametrize(
     ("place", "keys", "said"),
     [
-        (".", {}, "holds several trained models; name one of them: .*atomic/seed0, .*structured/seed0"),
-        ("scenes/tower", {}, "holds no trained model"),
+        (".", {}, "contains several trained models; give one of them: .*atomic/seed0, .*structured/seed0"),
+        ("scenes/tower", {}, "contains no trained model"),
         ("nowhere", {}, "nowhere does not exist"),
         ("scenes/atomic", {"device": "gpu"}, "device is 'gpu'; it is auto, cpu or cuda"),
     ],

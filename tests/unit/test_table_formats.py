@@ -172,7 +172,7 @@ def test_a_mean_with_its_deviation_stands_below_the_seeds(several):
         above = next(number for number, line in enumerate(lines) if line.startswith(f"seed {seed}"))
         assert lines[above - 1].split()[5] == f"{100 * row['versus_baseline']['R@1']['difference']:+.1f}"
         assert "p " not in lines[above]
-    assert "Of several seeds also the mean, with the standard deviation" in " ".join(text.split())
+    assert "Systems with several seeds also have their mean, with the standard deviation" in " ".join(text.split())
 
 
 def test_signs_that_a_terminal_lacks_are_spelled_in_ascii():

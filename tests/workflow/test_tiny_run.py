@@ -239,20 +239,20 @@ def test_a_data_set_made_again_since_is_told_in_words(results, tmp_path):
         first = pd.read_parquet(results / "scenes/dataset/images.parquet")["image_id"][0]
         table["image_id"] = table["image_id"].replace(first, "another")
         table.to_parquet(file, index=False)
-    with pytest.raises(GraceError, match="was made again since the model was trained"):
+    with pytest.raises(GraceError, match="was made again after the model was trained"):
         search(captions=["a cat"], system=copy / "atomic", top=1, settings=Retrieve())
 
 
 @pytest.mark.parametrize(
     ("place", "keys", "said"),
     [
-        (".", {}, "holds several trained models; name one of them: .*atomic/seed0, .*structured/seed0"),
-        ("scenes/tower", {}, "holds no trained model"),
+        (".", {}, "contains several trained models; give one of them: .*atomic/seed0, .*structured/seed0"),
+        ("scenes/tower", {}, "contains no trained model"),
         ("nowhere", {}, "nowhere does not exist"),
         ("scenes/atomic", {"captions": ["a cat", "  "]}, "a caption is empty"),
         ("scenes/atomic", {"captions": ["red " * 2000]}, "query with its identifier has .* tokens"),
-        ("scenes/atomic", {"picture": Path("found.gif")}, "give it one of these endings"),
-        ("scenes/atomic", {"captions": ["a \udcff dog"]}, "a caption is no UTF-8"),
+        ("scenes/atomic", {"picture": Path("found.gif")}, "use one of these suffixes"),
+        ("scenes/atomic", {"captions": ["a \udcff dog"]}, "a caption is not UTF-8"),
         ("scenes/atomic", {"settings": Retrieve(depth=20)}, "is set by --top here"),
         ("scenes/atomic", {"captions": ["a cat"] * 30, "top": 90, "picture": Path("found.webp")}, "lower --top"),
     ],

@@ -35,9 +35,9 @@ WRITES = ("run.trec", "retrieval.json")
 def baseline(*, dataset: Path, embeddings: Path, tower: Path, output: Path, settings: Retrieve) -> dict[str, Any]:
     """Search every test caption; write run.trec and retrieval.json into the folder `output`, return the latter.
 
-    `settings.depth` images are kept of every query (all, if the gallery is smaller), `settings.batch_size` captions are
-    encoded at a time. The seconds count encoding the captions and searching, not loading. Raises `GraceError` if the
-    embeddings and the data set or the tower do not fit each other.
+    `settings.depth` images are kept per query (all of them if the gallery is smaller), and `settings.batch_size` captions are
+    encoded at a time. The seconds cover encoding the captions and searching, not loading. Raises `GraceError` if the
+    embeddings do not match the data set or the tower.
     """
     tables = load_dataset(dataset)
     captions = tables.captions_of("test")
