@@ -1,7 +1,7 @@
 """The definition of the container that runs the workflow's stages: envs/grace.def, for Apptainer (or Singularity).
 
-Part of tools/pins.py. The container holds what `make install` puts into .venv, from the same requirement files, and this
-package. It is built in the repository's root, where the files that it copies are found:
+Part of tools/pins.py. The container has the packages that `make install` puts into .venv, from the same requirement files,
+and this package. Build it in the repository's root, which contains the files to copy:
     apptainer build envs/grace.sif envs/grace.def
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 SOURCE = "/opt/grace"  # the repository's files inside the container
 
-# What the package is built from, and the requirement files; no tests, no results.
+# What the package is built from, and the requirement files, without tests and results.
 COPIED = ("LICENSE", "README.md", "grace", "pyproject.toml", "requirements")
 
 

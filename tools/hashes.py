@@ -1,7 +1,7 @@
 """The sha256 of every published file of a pin, for pip's hash-checking mode.
 
-Part of tools/pins.py. The hashes are kept in the requirement files themselves: `kept` reads them back, and only pins that are
-new or changed are looked up (`looked_up`), by uv, from the package index.
+Part of tools/pins.py. The hashes are kept in the requirement files themselves: `kept` reads them back, and uv looks up only new
+or changed pins (`looked_up`) in the package index.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def kept(files: Iterable[Path]) -> dict[Pin, list[str]]:
 
 
 def looked_up(pins: Iterable[Pin]) -> dict[Pin, list[str]]:
-    """{pin: sha256 (hex), sorted} of the published files that this project can install; asks the package index."""
+    """{pin: sha256 (hex), sorted} of the published files that this project can install, from the package index."""
     wanted = list(pins)
     if not wanted:
         return {}
@@ -54,7 +54,7 @@ def looked_up(pins: Iterable[Pin]) -> dict[Pin, list[str]]:
 
 
 def installable(wheel: str) -> bool:
-    """Whether a wheel is for Linux (glibc; x86_64 or aarch64) and a CPython >= 3.11 with its lock."""
+    """Whether a wheel is for Linux (glibc; x86_64 or aarch64) and CPython >= 3.11 with the GIL."""
     return any(_fits(tag) for tag in parse_wheel_filename(wheel)[3])
 
 

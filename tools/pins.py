@@ -1,17 +1,17 @@
 """Make the requirement files and conda environments from the pins.
 
-Reads requirements/pins.toml (direct dependencies, by group) and the metadata of the packages that are installed beside
-the running Python. Writes, with every dependency of a dependency pinned too:
+Reads requirements/pins.toml (direct dependencies, by group) and the metadata of the packages installed for the
+running Python. Writes, with all transitive dependencies pinned too:
   requirements/run.txt, dev.txt, no-deps.txt      what `make run` and `make test` install, with the hashes of their files
   requirements/torch.txt                          torch and torchvision: which build is installed depends on the index
-  requirements/slurm.txt                          what profiles/slurm needs besides
-  requirements/bench.txt                          what `make bench` needs besides
+  requirements/slurm.txt                          what profiles/slurm needs in addition
+  requirements/bench.txt                          what `make bench` needs in addition
   requirements/offline.txt                        pretrained parts, installed without their dependencies
   envs/train.yaml, infer.yaml                     what `snakemake --use-conda` installs
-  envs/train.post-deploy.sh, infer.post-deploy.sh the packages that go in without their dependencies
+  envs/train.post-deploy.sh, infer.post-deploy.sh the packages installed without their dependencies
   envs/grace.def                                  the container for `snakemake --software-deployment-method apptainer`
 Run it: .venv/bin/python tools/pins.py --write     (or --check: exit code 1 and a list of the files that drifted)
-The network is asked for the hashes of new pins only, and then uv must be installed beside this Python.
+The network is needed for the hashes of new pins only, and so is uv, in the same environment.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PYTHON = "3.11"  # of the conda environments and of the container
 HEADER = "# Made by `python tools/pins.py --write` from requirements/pins.toml: edit that file.\n"
 ENVIRONMENTS = {"train": ("grace", "model", "train"), "infer": ("grace", "model", "tables")}
 RUN = ("grace", "model", "train", "tables", "workflow", "install")
-# Of these there is a build for every CUDA and one for none, on several indices: no list of hashes holds for all users.
+# There is a build of these for every CUDA version and one for the CPU, on several indices, so no list of hashes fits all users.
 TORCH = ("torch", "torchvision")
 
 
 def canonical(name: str) -> str:
-    """The spelling of a package's name that pip compares (PEP 503)."""
+    """A package's normalised name, as pip compares it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -55,7 +55,7 @@ def read_pins(path: Path = PINS) -> dict[str, Any]:
 
 
 def closure(direct: dict[str, str]) -> dict[str, str]:
-    """Add to `direct` all that it needs, at the installed versions; {canonical name: version}, sorted by name."""
+    """`direct` and all its dependencies, at the installed versions; {canonical name: version}, sorted by name."""
     found = {canonical(name): version for name, version in direct.items()}
     waiting = list(found)
     while waiting:
@@ -77,7 +77,7 @@ def environment(name: str, packages: dict[str, str], options: list[str]) -> str:
 
 
 def hashed(packages: dict[str, str], known: dict[hashes.Pin, list[str]]) -> str:
-    """Requirement lines with the hashes of their files; a pin of unknown hashes stands without."""
+    """Requirement lines with the hashes of their files; a pin with unknown hashes gets none."""
     lines = []
     for package, version in packages.items():
         sums = known.get((canonical(package), version), [])
@@ -86,13 +86,13 @@ def hashed(packages: dict[str, str], known: dict[hashes.Pin, list[str]]) -> str:
 
 
 def post_deploy(lines: str) -> str:
-    """What Snakemake runs in a new conda environment: `lines` are requirements, put in without their dependencies."""
+    """What Snakemake runs in a new conda environment: `lines` are requirements, installed without their dependencies."""
     pip = "python -m pip install --no-deps --requirement /dev/stdin <<'EOF'"
     return f"#!/usr/bin/env bash\n{HEADER}set -euo pipefail\n{pip}\n{lines}EOF\n"
 
 
 def files(pins: dict[str, Any], ask: bool = False) -> dict[str, str]:
-    """{path relative to the repository: text} of every file that is made; `ask` the index for hashes that are not known."""
+    """{path relative to the repository: text} of every generated file; `ask`: look up unknown hashes in the index."""
 
     def group(*names: str) -> dict[str, str]:
         return closure({package: version for name in names for package, version in pins[name].items()})
@@ -126,7 +126,7 @@ def files(pins: dict[str, Any], ask: bool = False) -> dict[str, str]:
 
 
 def package_version() -> str:
-    """`__version__` of grace/__init__.py, which is read and not imported."""
+    """`__version__` of grace/__init__.py, read without importing it."""
     text = (ROOT / "grace" / "__init__.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
 

@@ -1,8 +1,8 @@
-"""The parts of the documentation that are generated: tables of configuration keys, commands, rooms of the package, stages.
+"""The generated parts of the documentation: tables of configuration keys, commands, rooms of the package, stages.
 
 A page holds a marker such as `<!-- generated: commands -->`; MkDocs calls `on_page_markdown` for every page (mkdocs.yml,
 `hooks`), which replaces the markers with Markdown made from the pydantic models, the typer app and pyproject.toml. Nothing is
-written, so nothing can drift. See what a marker becomes:
+written to disk, so nothing can get out of date. To see the text for a marker:
 
     python tools/reference.py commands
 """
@@ -24,7 +24,7 @@ MARKER = re.compile(r"^<!-- generated: ([a-z]+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace every marker of a page; an unknown one is a KeyError, which fails the build."""
+    """Replace every marker of a page; an unknown one raises KeyError and so fails the build."""
     return MARKER.sub(lambda marker: GENERATED[marker[1]](), markdown)
 
 
@@ -73,7 +73,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; bars inside of cells are escaped."""
+    """A Markdown table; bars inside cells are escaped."""
     lines = [list(head), *map(list, rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
@@ -104,7 +104,7 @@ def _section(name: str, section: Any) -> list[str]:
 
 
 def _limits(shape: dict[str, Any]) -> str:
-    """What a key allows, in words, from its part of the JSON schema."""
+    """The values that a key allows, as text, from its part of the JSON schema."""
     if "anyOf" in shape:
         return " or ".join(_limits(choice) for choice in shape["anyOf"])
     if "enum" in shape or "const" in shape:
@@ -121,7 +121,7 @@ def _limits(shape: dict[str, Any]) -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    """The Markdown of a command; of a group, of what it does by itself and of the commands in it."""
+    """The Markdown of a command; for a group, also of the commands in it."""
     parameters = [parameter for parameter in command.params if parameter.name != "help"]
     parts = [f"{'#' * max(2, len(name.split()))} {name}", _plain(" ".join((command.help or "").split()))]
     if parameters:
@@ -148,7 +148,7 @@ def _yaml(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is; what stands between backticks stays code."""
+    """Text escaped for Markdown; text between backticks stays code."""
     parts = re.split(r"(`[^`]*`)", text)
     parts[::2] = [re.sub(r"([\\*_<\[\]])", r"\\\1", part) for part in parts[::2]]
     return "".join(parts)

@@ -97,7 +97,7 @@ def seed_p_values(differences_SQM: np.ndarray, clusters_Q: Sequence[object] | np
     sums_SCM, sizes_C = np.stack([of_seed for of_seed, _ in sums]), sums[0][1]
     seeds, clusters = sums_SCM.shape[:2]
     if clusters < 2:
-        return np.ones(sums_SCM.shape[2])  # one image is no evidence
+        return np.ones(sums_SCM.shape[2])  # one image is not enough for a test
     mean_M = sums_SCM.sum((0, 1)) / (seeds * sizes_C.sum())
     rest_SCM = (sums_SCM - sizes_C[None, :, None] * mean_M) / sizes_C.mean()
     of_images_M = rest_SCM.mean(0).var(0, ddof=1) / clusters

@@ -1,12 +1,12 @@
-"""What the report reads from the results folder, checked and put side by side.
+"""What the report reads from the results folder, checked for consistency.
 
-Reads {results}/metrics.json and, of the data set of the configuration, {d}/dataset/, {d}/embeddings/,
+Reads {results}/metrics.json and, for the configuration's data set, {d}/dataset/, {d}/embeddings/,
 {d}/{tower,captioner}/metrics.jsonl, {d}/baseline/ and {d}/{scheme}/seed{n}/ {run.trec, retrieval.json, identifiers/,
-model/metrics.jsonl}, the runs of other methods that `runs` of the configuration names, {results}/benchmarks/**.tsv
-(Snakemake's), and the records of the jobs. Part of `python -m grace report`.
+model/metrics.jsonl}, the runs of other methods listed under `runs` in the configuration,
+{results}/benchmarks/**.tsv (Snakemake's), and the records of the jobs. Part of `python -m grace report`.
 
 Metrics, runs and retrieval reports are required. Embeddings, training curves, statistics of identifiers, benchmarks and records are
-optional: they are None where they are missing, and the page says so.
+optional: they are None if missing, and the page says so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class System:
-    """One row of the Recall table with everything that belongs to it."""
+    """One row of the Recall table and all data that belongs to it."""
 
     row: dict[str, Any]
     label: str
@@ -75,17 +75,17 @@ class Inputs:
     """image_id of every query, indexed by query_id"""
     systems: list[System]
     shared_curves: dict[str, pd.DataFrame | None]
-    """training curves of what all systems share: "dual encoder", "captioner" """
+    """training curves of the parts that all systems share: "dual encoder", "captioner" """
     vectors: np.ndarray | None
-    """image embeddings f32 [N, D], a memory map; None where the folder is missing"""
+    """image embeddings f32 [N, D], a memory map; None if the folder is missing"""
     jobs: list[Job]
-    """as their records have it; none of results that lost their records"""
+    """from their records; empty if the records are missing"""
     benchmarks: pd.DataFrame | None
     """stage, where, seconds, cpu_seconds, memory_mb (nan where Snakemake measured nothing)"""
 
 
 def read_inputs(config: Config, results: Path) -> Inputs:
-    """Read the results of `config`; `GraceError` if a required piece is missing or pieces contradict each other."""
+    """Read the results of `config`; `GraceError` if a required file is missing or files contradict each other."""
     folder = results / config.dataset.name
     dataset = load_dataset(folder / "dataset")
     qrels = read_qrels(folder / "dataset" / "qrels.trec")
@@ -117,7 +117,7 @@ def read_inputs(config: Config, results: Path) -> Inputs:
 
 
 def _check_runs(config: Config, rows: list[dict[str, Any]], metrics: Path) -> None:
-    """The runs of other methods in the metrics must be those that the configuration names."""
+    """Check that the runs of other methods in the metrics are those that the configuration lists."""
     foreign = [row["system"] for row in rows if is_foreign(row)]
     for name in config.runs:
         if name not in foreign:
@@ -125,7 +125,7 @@ def _check_runs(config: Config, rows: list[dict[str, Any]], metrics: Path) -> No
     for name in foreign:
         if name not in config.runs:
             raise GraceError(
-                f"{metrics} has a row of the run {name}, which `runs` of the configuration does not name; "
+                f"{metrics} has a row of the run {name}, which `runs` in the configuration does not list; "
                 "make the list again"
             )
 
@@ -138,10 +138,10 @@ def _system(
     run = read_run(file)
     ranks = gold_ranks(qrels, run)
     if len(ranks) != row["queries"] or abs((ranks == 1).mean() - row["R@1"]) > 1e-9:
-        raise GraceError(f"{file} gives another R@1 than metrics.json states; evaluate again")
+        raise GraceError(f"{file} has a different R@1 from the one in metrics.json; evaluate again")
     if is_foreign(row):
         if manifest(file)[file.name]["sha256"] != row[RUN_FILE]["sha256"]:
-            raise GraceError(f"run {file} was changed after it was evaluated; evaluate it again")
+            raise GraceError(f"run {file} changed after it was evaluated; evaluate it again")
         known = {"queries": row["queries"], "depth": row["depth"], "failed_queries": row["unanswered_queries"]}
         return System(row, label(row, rows), run, ranks, known, statistics=None, identifiers=None, curve=None)
     identifiers = own / "identifiers"
@@ -162,7 +162,7 @@ def _system(
 
 
 def read_curve(path: Path) -> pd.DataFrame | None:
-    """Read a training log: step and every number logged, sorted by step, the last line of a step wins; None if
+    """Read a training log: step and every number logged, sorted by step; the last line of a step counts; None if
     missing."""
     if not path.exists():
         return None
@@ -201,10 +201,10 @@ def read_benchmarks(folder: Path, dataset: str) -> pd.DataFrame | None:
             measured = {name: pd.to_numeric(table[name]) for name in ("s", "max_rss") if name in table}
             cpu = pd.to_numeric(table["cpu_time"]) if "cpu_time" in table else pd.Series([np.nan])
         except (ValueError, OSError) as error:
-            raise GraceError(f"benchmark {path} is not a table of Snakemake's ({error})") from None
+            raise GraceError(f"benchmark {path} is not a Snakemake benchmark table ({error})") from None
         if set(measured) != {"s", "max_rss"} or table.empty:
             raise GraceError(f"benchmark {path} lacks the column s or max_rss, or has no row; run its stage again")
-        # "{dataset}/{scheme}/seed{n}/{stage}" or "{dataset}/{stage}"; the middle part says of what.
+        # "{dataset}/{scheme}/seed{n}/{stage}" or "{dataset}/{stage}"; the middle part says which system.
         rows.append(
             {
                 "stage": place[-1],

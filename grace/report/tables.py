@@ -1,6 +1,6 @@
-"""The report's tables: numbers turned into the words that the page shows.
+"""The report's tables: numbers as the text that the page shows.
 
-Part of `python -m grace report`; reads nothing but its arguments. Every function returns plain lists and dictionaries
+Part of `python -m grace report`; reads no files. Every function returns plain lists and dictionaries
 of text and numbers; the template escapes them.
 """
 
@@ -22,7 +22,7 @@ RETRIEVAL_COUNTS = ("hypotheses", "invalid", "duplicates", "failed_queries")
 
 
 def recall_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """The Recall table: a cell a measure (value, interval, comparison with the baseline), in percent."""
+    """The Recall table: one cell per measure (value, interval, comparison with the baseline), in percent."""
     best = {name: max(system.row[name] for system in systems) for name in MEASURES}
     rows = []
     for system in systems:
@@ -51,7 +51,7 @@ def recall_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def versus_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Differences from the baseline, a row a scheme (its seeds are repetitions): difference in points, interval and p."""
+    """Differences from the baseline, one row per scheme (seeds are repetitions): difference in points, interval and p."""
     rows, seen = [], set()
     for system in systems:
         if against_baseline(system.row, MEASURES[0]) is None or (system.name in seen and system.row.get(KEY)):
@@ -93,7 +93,7 @@ def seed_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def headline(systems: Sequence[System]) -> str:
-    """The result in sentences: the baseline, and every scheme against it, means over seeds. No system is picked by its score."""
+    """The result in sentences: the baseline, and every scheme compared with it, as means over seeds; no scheme is left out."""
     baseline = next((system for system in systems if system.is_baseline), None)
     others = {system.name: system for system in systems if not system.is_baseline}
     said = []
@@ -123,7 +123,7 @@ def headline(systems: Sequence[System]) -> str:
 
 
 def retrieval_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Counts of the search: beams, depth, hypotheses and what went wrong with them, time a query."""
+    """Counts of the search: beams, depth, hypotheses and how many of them failed, time per query."""
     rows = []
     for system in systems:
         found = system.retrieval
@@ -148,7 +148,7 @@ def retrieval_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def identifier_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Statistics of the identifiers of every system that has any; `missing` where statistics.json is not there."""
+    """Statistics of the identifiers of every system that has any; `missing` if there is no statistics.json."""
     rows = []
     for system in systems:
         if not system.is_generative:
@@ -181,7 +181,7 @@ def identifier_rows(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def check_rows(systems: Sequence[System]) -> list[tuple[str, str]]:
-    """Every check that identifiers passed, once, with the systems whose identifiers did."""
+    """Every check that identifiers passed, with the systems whose identifiers passed it."""
     labels: dict[str, list[str]] = {}
     checked = [system for system in systems if system.statistics]
     for system in checked:
@@ -192,7 +192,7 @@ def check_rows(systems: Sequence[System]) -> list[tuple[str, str]]:
 
 
 def lengths(statistics: dict[str, Any]) -> dict[int, int]:
-    """Identifiers by their number of tokens, ascending."""
+    """Number of identifiers by length in tokens, ascending."""
     return {
         int(length): int(count)
         for length, count in sorted(statistics.get("lengths", {}).items(), key=lambda pair: int(pair[0]))
@@ -233,7 +233,7 @@ def _p_words(p_value: float) -> str:
 
 
 def _mark(versus: dict[str, Any] | None, confidence: float) -> str:
-    """above, below or same: the side of the baseline on which the system significantly stands; empty without a
+    """above or below: the system is significantly above or below the baseline; same: neither; empty without a
     baseline."""
     if versus is None:
         return ""

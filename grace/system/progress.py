@@ -6,7 +6,7 @@ unless that comes within a second:
     encode: 1,200 of 2,600 images (46 %), 35 images/s, about 40 s left
     encode: 2,600 images in 1 min 15 s, 35 images/s
 
-The lines come from a thread of their own, so that a single slow item is no silence either. Progress goes to standard error;
+The lines come from a thread of their own, so that even a single slow item shows progress. Progress goes to standard error;
 what a stage reports (`say`) goes to standard output.
 """
 
@@ -212,7 +212,7 @@ def _speed(rate: float, unit: str) -> str:
 
 
 def _scale(count: float) -> tuple[int, str, int]:
-    """Divisor, name and digits after the point to show so many bytes."""
+    """Divisor, unit and number of decimals to show `count` bytes with."""
     for divisor, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if count >= divisor:
             return divisor, name, 1

@@ -140,9 +140,9 @@ def test_the_report_shows_it(world):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda w: w["run"].write_text(w["run"].read_text().replace("0.5", "0.25")), "mine.trec was changed after it was evalua"),
+        (lambda w: w["run"].write_text(w["run"].read_text().replace("0.5", "0.25")), "mine.trec changed after it was evalua"),
         (lambda w: w["run"].unlink(), "run is missing: .*mine.trec"),
-        (lambda w: w.update(runs={}), "row of the run mine, which `runs` of the configuration does not name"),
+        (lambda w: w.update(runs={}), "row of the run mine, which `runs` in the configuration does not list"),
         (lambda w: w.update(runs={"mine": str(w["run"]), "more": "m"}), "no row of the run more; evaluate it"),
     ],
 )  # fmt: skip

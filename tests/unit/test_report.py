@@ -179,7 +179,7 @@ def test_missing_optional_pieces_are_said(tmp_path):
         ("metrics.json", "[]", "holds no rows"),
         ("metrics.json", '[{"dataset": "scenes"', "not valid JSON"),
         ("scenes/atomic/seed0/run.trec", None, "run is missing"),
-        ("scenes/atomic/seed0/run.trec", "c0 Q0 i0 1 0.5 atomic\n", "another R@1 than metrics.json"),
+        ("scenes/atomic/seed0/run.trec", "c0 Q0 i0 1 0.5 atomic\n", "a different R@1 from the one in metrics.json"),
         ("scenes/baseline/retrieval.json", None, "retrieval report is missing"),
         ("scenes/dataset/qrels.trec", None, "qrels is missing"),
         ("scenes/dataset/images/i3.png", "no picture", "image .*i3.png cannot be read"),

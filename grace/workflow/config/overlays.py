@@ -2,7 +2,7 @@
 
 Read by `python -m grace config --check`, `grace plan` and, for the files that Snakemake was given, by the workflow.
 
-A file can name another one, its base, with the key `extends`. It is then laid over its base. The path is relative to the file
+A file can name another one, its base, with the key `extends`. It then overrides its base. The path is relative to the file
 that names it, and a base can have a base of its own.
 """
 
@@ -58,7 +58,7 @@ def read_overlay(path: Path | str) -> dict[str, Any]:
 
 
 class Overlays:
-    """Configuration files, later ones laid over earlier ones, and each over the base that it extends."""
+    """Configuration files, later ones override earlier ones, and each overrides the base that it extends."""
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
         self.files: list[tuple[Path, dict[str, Any]]] = []

@@ -59,10 +59,10 @@ class Evaluate(Section):
 
 
 def check_run_name(name: str) -> str:
-    """Return the name of a run of another method; `ValueError` if it is no word, or the name of one of our systems."""
+    """Return the name of a run of another method; `ValueError` if it is not valid, or is the name of one of our systems."""
     if not RUN_NAME.fullmatch(name):
         raise ValueError(
-            f"the name {name!r} of a run may hold letters, digits, - and _ only, must begin with a letter or a digit, "
+            f"the name {name!r} of a run may contain letters, digits, - and _ only, must begin with a letter or a digit, "
             "and may have at most 40 characters"
         )
     if name.lower() in OWN_SYSTEMS:
