@@ -71,7 +71,7 @@ test-slurm: .venv/test.done ## the pipeline on a Slurm that it installs and star
 test-places: .venv/test.done ## tests, conda and Slurm at once
 	@python -m pytest $(TESTS) tests/conda tests/slurm -rs --durations=5
 
-faults: .venv/test.done ## every fault of docs/reliability.md, each five times (an hour or two)
+faults: .venv/test.done ## every fault of docs/explanation/reliability.md, each five times (an hour or two)
 	@GRACE_FAULTS=5 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE GRACE_THREADS=fixed python -m pytest tests/faults -rs
 
 BENCH ?= results/decoding_benchmark.json
@@ -84,7 +84,7 @@ clean:
 	@echo "make clean-env deletes the environments; make clean-results deletes results/ with its trained models" >&2
 	exit 2
 
-clean-env: ## the environments: .venv, and conda's (for another CUDA: docs/cluster.md)
+clean-env: ## the environments: .venv, and conda's (for another CUDA: docs/how-to/cluster.md)
 	rm -rf .venv .snakemake/conda
 
 clean-results: ## results/, with every model of the default run
