@@ -38,6 +38,8 @@ include: "rules/targets.smk"
 rule all:
     input:
         up_to("all", "report", EVERYTHING),
+    message:
+        job_message(workflow, "all: everything is made")
 
 
 onstart:

@@ -19,6 +19,8 @@ rule baseline:
     params:
         **params_of("baseline"),
         folder=subpath(output.run, parent=True),
+    message:
+        SHOWN
     shell:
         stage_command(
             "baseline --dataset {input.dataset:q} --embeddings {input.embeddings:q} --tower {input.tower:q}"

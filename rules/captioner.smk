@@ -21,6 +21,8 @@ rule captioner:
         launch=launcher(CONFIG),
         # resumable state is not an output: Snakemake deletes the outputs of a job that fails
         state=beside_with("_state"),
+    message:
+        SHOWN
     shell:
         stage_command(
             "captioner --dataset {input.dataset:q} --tokenizer {input.tokenizer:q} --embeddings {input.embeddings:q}"
@@ -48,6 +50,8 @@ rule pseudo_queries:
         **params_of("pseudo_queries"),
         read=options("embeddings", "captioner", "tower"),
         val=VAL,
+    message:
+        SHOWN
     shell:
         stage_command(
             "pseudo_queries --dataset {input.dataset:q} {params.read} --output {output:q} {params.val} {params.settings}"

@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from grace.plan.host import host_memory, is_known
 from grace.rules.commands import launcher, stage_command, stage_params, stage_resources
-from grace.rules.hooks import after_last_job, before_first_job, refuse_until, targets
+from grace.rules.hooks import after_last_job, before_first_job, job_message, refuse_until, targets
 from grace.rules.inputs import as_they_are, beside, beside_with, karpathy_files, options, own_files, photos, stamp_of
 from grace.rules.planned import is_main, package_for_jobs, planned_configuration
 from grace.system.errors import GraceError
@@ -31,6 +31,7 @@ VAL = "--val" if CONFIG.train.validate_every else ""  # validation needs val ima
 params_of = partial(stage_params, CONFIG)
 resources_of = partial(stage_resources, CONFIG, PACKAGE)
 up_to = targets(workflow)
+SHOWN = job_message(workflow)
 
 # Jobs on one machine never share a GPU: unless --resources gpu=N says otherwise, all jobs that run at once get as many GPUs as one
 # training. On a cluster the scheduler assigns GPUs: a resource of local scope limits each job, not all of them together. A workflow

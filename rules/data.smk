@@ -20,6 +20,8 @@ if FETCHED:
         params:
             name=KARPATHY.download,
             data=subpath(output[0], ancestor=2),
+        message:
+            SHOWN
         shell:
             stage_command("download {params.name:q} --data {params.data:q}")
 
@@ -48,6 +50,8 @@ rule dataset:
         name=CONFIG.dataset.name,
         files=karpathy_files(CONFIG),
         photos=photos(CONFIG),
+    message:
+        SHOWN
     shell:
         stage_command(
             "dataset {params.source} --name {params.name:q} {params.files} --output {output:q} {params.settings}"
@@ -72,5 +76,7 @@ rule tokenizer:
         **resources_of("tokenizer", 2000),
     params:
         **params_of("tokenizer"),
+    message:
+        SHOWN
     shell:
         stage_command("tokenizer --dataset {input.dataset:q} --output {output:q} {params.settings}")

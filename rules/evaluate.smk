@@ -29,6 +29,8 @@ rule evaluate_system:
         **params_of("evaluate"),
         report=described_by,
         baseline=options("baseline"),
+    message:
+        SHOWN
     shell:
         stage_command(
             "evaluate --dataset {input.dataset:q} --run {input.run:q} {params.report} {params.baseline}"
@@ -54,5 +56,7 @@ rule metrics:
         **resources_of("metrics", 1000),
     params:
         **params_of("metrics"),
+    message:
+        SHOWN
     shell:
         stage_command("metrics {input.metrics:q} --output {output:q}")

@@ -20,6 +20,8 @@ rule assign_identifiers:
     params:
         **params_of("identifiers"),
         val=VAL,
+    message:
+        SHOWN
     shell:
         stage_command(
             "identifiers --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"
@@ -45,5 +47,7 @@ rule build_trie:
         **resources_of("trie", 2000),
     params:
         **params_of("trie"),
+    message:
+        SHOWN
     shell:
         stage_command("trie --identifiers {input.identifiers:q} --tokenizer {input.tokenizer:q} --output {output:q}")

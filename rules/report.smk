@@ -11,6 +11,8 @@ rule configuration:
         **resources_of("configuration", 1000),
     params:
         **params_of("configuration"),
+    message:
+        SHOWN
     shell:
         stage_command("resolve --output {output:q} {params.settings}")
 
@@ -40,6 +42,8 @@ rule report:
         **params_of("report"),
         results=subpath(input.metrics, parent=True),
         decoding=stamp_of("decoding_benchmark.json"),
+    message:
+        SHOWN
     shell:
         stage_command(
             "report --config {input.config:q} --results {params.results:q} --output {output.page:q} {params.settings}"

@@ -22,6 +22,8 @@ rule retrieve_images:
     params:
         **params_of("retrieve"),
         folder=subpath(output.run, parent=True),
+    message:
+        SHOWN
     shell:
         stage_command(
             "retrieve --dataset {input.dataset:q} --embeddings {input.embeddings:q} --identifiers {input.identifiers:q}"

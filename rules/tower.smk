@@ -16,6 +16,8 @@ rule tower:
         **resources_of("tower", MEMORY["tower"]),
     params:
         **params_of("tower"),
+    message:
+        SHOWN
     shell:
         stage_command("tower --dataset {input.dataset:q} --output {output:q} {params.settings}")
 
@@ -37,6 +39,8 @@ rule encode:
         **resources_of("encode", MEMORY["encode"]),
     params:
         **params_of("encode"),
+    message:
+        SHOWN
     shell:
         stage_command(
             "encode --dataset {input.dataset:q} --tower {input.tower:q} --output {output:q} {params.settings}"

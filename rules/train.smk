@@ -26,6 +26,8 @@ rule train_model:
         # resumable state is not an output: Snakemake deletes the outputs of a job that fails
         state=beside("training_state"),
         begin=options("start_from", "tower"),
+    message:
+        SHOWN
     shell:
         stage_command(
             "train --scheme {wildcards.scheme} --seed {wildcards.seed} --dataset {input.dataset:q}"

@@ -74,3 +74,8 @@ def refuse_until(workflow: Any, rule: str) -> None:
 
     if is_main(workflow) and rule in workflow.dag_settings.until:
         raise WorkflowError(f"--until {rule} cannot train a scheme that starts from another; run `snakemake train`")
+
+
+def job_message(workflow: Any, short: str = "{rule}: tail -f {log}") -> str | None:
+    """What Snakemake prints for a job: one line with the log to follow; None with `-p`, which prints inputs and command too."""
+    return None if workflow.output_settings.printshellcmds else short

@@ -17,6 +17,7 @@ from grace.model.language_models import local_files
 from grace.model.prompts import Prompts, check_queries
 from grace.model.published import load_flamingo
 from grace.records.stage import stage
+from grace.system.progress import busy
 from grace.towers.embeddings import load_embeddings
 from grace.training.job import Job, settings_with_effect
 from grace.training.pools import caption_pools
@@ -38,10 +39,11 @@ def captioner(
     """Train the captioner and write its model folder; resume from `state` if it holds an unfinished run."""
     tables, words = load_dataset(dataset), read_tokenizer(tokenizer)
     vectors, prompts = load_embeddings(embeddings, len(tables.images)), Prompts(words)
-    model = build(flamingo, words, vectors.width)
     checkpoint = [Path(flamingo.checkpoint)] if flamingo.checkpoint else []
-    for path in checkpoint:
-        load_flamingo(path, model, flamingo.language_model == "pretrained")
+    with busy("making the model"):
+        model = build(flamingo, words, vectors.width)
+        for path in checkpoint:
+            load_flamingo(path, model, flamingo.language_model == "pretrained")
     queries = tables.captions_of("test")["text"].tolist()
     check_queries(prompts, queries, 1, model.max_length, "test caption")  # asked for after all of the trainings
     pools = caption_pools(tables, prompts, training.retrieve_batch, model.max_length)

@@ -35,6 +35,7 @@ from grace.identifiers.base import IdentifierTables
 from grace.model.batches import Batch
 from grace.model.prompts import Prompts
 from grace.system.errors import GraceError
+from grace.system.progress import busy
 from grace.system.weights import weights_digest
 from grace.towers.embeddings import Embeddings
 from grace.training.pools import Pool
@@ -138,14 +139,16 @@ def teach(
         )
     if torch.cuda.is_available():  # a process of several opens it on its own GPU
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    encoder = open_tower(tower)
+    with busy("loading the tower"):
+        encoder = open_tower(tower)
     same = weights_digest(encoder.model) == encoded_by.get("weights_sha256")
     if not same or getattr(encoder, "activation", None) != encoded_by.get("activation"):
         raise GraceError(
             f"tower {tower} is not the one that encoded the images; name that one, or encode the images again"
         )
     place = {text: row for row, text in enumerate(captions)}
-    answers_UD = _encoded(encoder, list(place))
+    with busy(f"encoding {len(place):,} captions with the tower"):
+        answers_UD = _encoded(encoder, list(place))
     temperature = encoder.temperature
     del encoder
     gc.collect()  # imports that it was the first to make may hold it in a cycle

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tqdm import tqdm
-
 from grace.system.packaged import need_package
+from grace.system.progress import progress, say
 from grace.training.processes import is_first_process
 from grace.training.state import TrainingState
 from grace.training.validation_results import ValidationResults
@@ -24,8 +23,9 @@ class Progress:
     def __init__(self, state: TrainingState, done: int, steps: int) -> None:
         self.state, self.steps = state, steps
         self._writer = _tensorboard(state, done)
-        quiet = None if is_first_process() else True  # None: unless the output is a terminal
-        self._bar = tqdm(desc="train", unit="step", disable=quiet, initial=done, total=steps)
+        self._open = ExitStack()
+        bar = progress(total=steps, done=done, desc="train", unit="steps", shown=is_first_process())
+        self._bar = self._open.enter_context(bar)
         self._samples, self._began = 0, time.perf_counter()
 
     def count(self, samples: int) -> None:
@@ -51,8 +51,6 @@ class Progress:
             if name != "step":
                 self._writer.add_scalar(name, value, step)
         self._bar.set_postfix(loss=f"{line['loss']:.3f}", samples_s=f"{speed:.0f}")
-        if self._bar.disable and (step * 10) // self.steps > ((step - 1) * 10) // self.steps:
-            print(f"step {step}/{self.steps} loss {line['loss']:.4f} samples/s {speed:.0f}", flush=True)
 
     def log_validation(self, results: ValidationResults) -> None:
         """Log the newest validation."""
@@ -64,11 +62,20 @@ class Progress:
             self._writer.add_scalar(f"val/{name}", value, step)
         told = " ".join(f"{name} {value:.4f}" for name, value in line.items())
         ends = f"; no better for {results.patience} validations: training ends" if results.exhausted else ""
-        print(f"step {step} val {told} (best: step {results.best['step']}){ends}", flush=True)
+        say(f"step {step} val {told} (best: step {results.best['step']}){ends}")
+
+    @contextmanager
+    def ended_on_error(self) -> Iterator[None]:
+        """End the bar or the lines if what is in here fails: their thread would go on telling of a training that has ended."""
+        try:
+            yield
+        except BaseException:
+            self._open.close()
+            raise
 
     def close(self) -> None:
-        """Write out what is logged; an `OSError` where the disk is full."""
-        self._bar.close()
+        """End the bar or the lines, and write out what is logged; an `OSError` where the disk is full."""
+        self._open.close()
         if self._writer is not None:
             self._writer.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from grace.data.tables import DatasetTables
@@ -17,6 +18,7 @@ from grace.model.checkpoints import save_model
 from grace.model.language_models import describe
 from grace.records.provenance import provenance
 from grace.system.files import check_output_folder, need, read_json, replacing_folder
+from grace.system.progress import say
 from grace.training.card import model_card
 from grace.training.job import Job
 from grace.training.processes import is_first_process, world_size
@@ -35,6 +37,8 @@ def run(job: Job) -> None:
     if config["flamingo"]["language_model"] == "pretrained":  # the folder is to load where no hub can be reached
         config["language_model"] = describe(job.model.lang_encoder)
     check_output_folder(job.output, job.stage)
+    if is_first_process():
+        say(_about(job))
     with TrainingState(job.state, job.fingerprint()) as state:
         trainer = Trainer(job, state)
         tensors = trainer.train()
@@ -42,6 +46,14 @@ def run(job: Job) -> None:
             with told_where(state, "the model", folder=job.output.resolve().parent):
                 _write(job, config, trainer, tensors)
             state.finish()
+
+
+def _about(job: Job) -> str:
+    """What the training begins with: samples by kind, batches, steps, processes, parameters, device."""
+    pools = ", ".join(f"{len(pool.samples):,} {pool.kind} samples ({pool.batch} per batch)" for pool in job.pools)
+    parameters = sum(value.numel() for value in job.model.parameters()) / 1e6
+    device = f"{world_size()} GPU(s)" if torch.cuda.is_available() else f"cpu, {world_size()} process(es)"
+    return f"{pools}; {job.training.steps:,} steps; {parameters:,.1f} M parameters; {device}"
 
 
 def _write(job: Job, config: dict[str, Any], trainer: Trainer, tensors: dict[str, Tensor]) -> None:

@@ -23,6 +23,7 @@ from grace.model.prompts import Prompts, check_queries
 from grace.records.stage import stage
 from grace.system.errors import GraceError, did_you_mean
 from grace.system.files import read_json
+from grace.system.progress import busy
 from grace.towers.embeddings import Embeddings, load_embeddings
 from grace.training.distillation import Teacher, teach
 from grace.training.head_start import start_projection
@@ -57,13 +58,15 @@ def train(
     _check_options(scheme, training, start_from, tower)
     data = _read(scheme, dataset, tokenizer, embeddings, identifiers)
     words, vectors, assigned = data.words, data.vectors, data.assigned
-    model = starting_model(flamingo, words, vectors.width, len(assigned.new_tokens), start_from, seed)
+    with busy("making the model"):
+        model = starting_model(flamingo, words, vectors.width, len(assigned.new_tokens), start_from, seed)
     if scheme == "atomic":
         add_atomic_head(model, assigned, data.tables, vectors, atomic_head, seed)
     _check_test_captions(data, model)
     pools, teacher = _samples(data, training, pseudo_queries, tower, model.max_length)
     if scheme == "atomic" and atomic_head.projection == "regression":
-        start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
+        with busy("solving for the first projection of the head"):
+            start_projection(model, pools, vectors, words.pad_token_id, atomic_head.regression_samples, seed)
     settings = {
         "flamingo": flamingo.model_dump(),
         "training": settings_with_effect(training),

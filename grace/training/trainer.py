@@ -64,7 +64,7 @@ class Trainer:
         If the training is validated they are those of its best model.
         """
         self.engine.train()
-        with self.model.recomputed(), Termination() as termination:
+        with self.progress.ended_on_error(), self.model.recomputed(), Termination() as termination:
             while self._goes_on():
                 step = self.step()
                 asked = termination.asked_of_any()

@@ -24,12 +24,12 @@ def grace(*arguments: str | Path, folder: Path | None = None) -> subprocess.Comp
 
 
 def refused(done: subprocess.CompletedProcess) -> str:
-    """Check that the user was told in one line; return it."""
+    """Check that the error is one line, the last one, after what the stage was doing; return it."""
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    return lines[0]
+    *doing, error = done.stderr.strip().splitlines()
+    assert error.startswith("error: ") and all(line.endswith(" ...") for line in doing), done.stderr
+    return error
 
 
 @pytest.fixture

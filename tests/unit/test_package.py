@@ -142,14 +142,14 @@ def test_without_open_flamingo_the_error_names_the_command():
 
 
 def test_without_the_extra_train_the_error_names_it(monkeypatch):
-    from grace.training import deepspeed_engine, engine, lora
+    from grace.training import lora, processes, progress
     from grace.workflow.config.training import Lora
 
     monkeypatch.setattr(packaged, "find_spec", lambda name: None)
     for package, needs_it in {
-        "deepspeed": deepspeed_engine._import_deepspeed,
+        "deepspeed": processes.import_deepspeed,
         "peft": lambda: lora.add_adapters(None, Lora(), seed=0),
-        "tensorboard": lambda: engine._tensorboard(None, 0),
+        "tensorboard": lambda: progress._tensorboard(None, 0),
     }.items():
         said = rf'needs the Python package {package}, .*pip install "grace-retrieval\[train\]"'
         with pytest.raises(GraceError, match=said):

@@ -238,5 +238,4 @@ def test_no_other_module_draws_bars():
         if isinstance(node, ast.ImportFrom | ast.Import)
         and "tqdm" in (getattr(node, "module", None) or "", *(name.name for name in node.names))
     }
-    assert str(own.relative_to(ROOT)) in importing
-    assert importing - {str(own.relative_to(ROOT))} <= {"grace/training/progress.py"}
+    assert importing == {str(own.relative_to(ROOT))}

@@ -239,3 +239,8 @@ def test_files_from_the_future_are_refused_with_the_command_that_helps(tmp_path)
     with pytest.raises(WorkflowError, match=rf"{made}.*python -m grace retime"):
         hooks.before_first_job(SimpleNamespace(dag=None), str(tmp_path / "results"))
     assert retime(tmp_path / "results") == [str(made)] and made.stat().st_mtime <= time.time()
+
+
+def test_a_job_is_one_line_unless_commands_are_asked_for():
+    asked = [SimpleNamespace(output_settings=SimpleNamespace(printshellcmds=value)) for value in (False, True)]
+    assert [hooks.job_message(workflow) for workflow in asked] == ["{rule}: tail -f {log}", None]

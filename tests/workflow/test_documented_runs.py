@@ -36,7 +36,7 @@ def shortened(line: str) -> list[str]:
 
 def planned(line: str, folder: Path, repository: Path = ROOT) -> subprocess.CompletedProcess:
     """The dry run of a documented line, in a folder that holds what its reader has written."""
-    command = [sys.executable, "-m", "snakemake", "-n", "-s", str(repository / "Snakefile"), "--cores", "2"]
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "-s", str(repository / "Snakefile"), "--cores", "2"]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     command += shortened(line)
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
@@ -151,7 +151,7 @@ def test_the_tutorial_of_the_module(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/Snakefile").write_text(snakefile)
     (tmp_path / "mine/config.yaml").write_text(configuration)
-    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "2"]
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--cores", "2"]
     done = subprocess.run(command, cwd=tmp_path / "mine", text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     plan = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))

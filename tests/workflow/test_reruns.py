@@ -100,7 +100,7 @@ def test_all_wants_every_output(workflow_in, tmp_path, values):
     """Snakemake leaves a missing file missing if what is made of it is up to date; what `all` wants by name it makes again."""
     workflow = workflow_in(tmp_path)
     (tmp_path / "queries.jsonl").write_text("")
-    done = workflow("-n", overlays=(TINY, workflow.overlay("values", values)))
+    done = workflow("-n", "-p", overlays=(TINY, workflow.overlay("values", values)))
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout + done.stderr
     made = {path for line in re.findall(r"^    output: (.*)$", said, re.MULTILINE) for path in line.split(", ")}

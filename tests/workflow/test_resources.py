@@ -62,7 +62,7 @@ def test_the_3b_model_asks_for_the_memory_that_four_processes_need(workflow):
     given = {"dataset": {"karpathy": {"json_file": "photos.json", "images": "photos"}}}
     (workflow.folder / "data/openflamingo-3b").mkdir(parents=True)
     (workflow.folder / "data/openflamingo-3b/checkpoint.pt").write_text("")
-    done = workflow("-n", overlays=("config/flickr30k.yaml", workflow.overlay("given", given)), cores=8)
+    done = workflow("-n", "-p", overlays=("config/flickr30k.yaml", workflow.overlay("given", given)), cores=8)
     assert done.returncode == 0, done.stdout + done.stderr
     found = asked(done.stdout + done.stderr)
     for rule in ("captioner", "train_model"):
@@ -75,6 +75,6 @@ def test_the_3b_model_asks_for_the_memory_that_four_processes_need(workflow):
 
 def test_the_configuration_overrides_what_is_computed(workflow):
     overlay = workflow.overlay("memory", {"resources": {"memory_mb": 777}})
-    done = workflow("-n", overlays=(TINY, overlay))
+    done = workflow("-n", "-p", overlays=(TINY, overlay))
     found = asked(done.stdout + done.stderr)
     assert found["train_model"]["mem_mb"] == found["tower"]["mem_mb"] == 777 != found["assign_identifiers"]["mem_mb"]
