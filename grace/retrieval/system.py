@@ -200,7 +200,7 @@ class System:
         """The images whose identifiers begin with `prefix`.
 
         Args:
-            prefix: the first part of an identifier's text, such as "<s0_3>" (atomic: a class number), or token ids. A text must end
+            prefix: the first part of an identifier's text, such as `<s0_3>` (atomic: a class number), or token ids. A text must end
                 where a token ends. An empty prefix returns every image.
 
         Returns:
