@@ -8,12 +8,12 @@ from grace.plan.host import host_memory, is_known
 from grace.rules.commands import launcher, stage_command, stage_params, stage_resources
 from grace.rules.hooks import after_last_job, before_first_job, job_message, refuse_until, targets
 from grace.rules.inputs import as_they_are, beside, beside_with, karpathy_files, options, own_files, photos, stamp_of
-from grace.rules.planned import is_main, package_for_jobs, planned_configuration
+from grace.rules.planned import how_jobs_run, is_main, planned_configuration
 from grace.system.errors import GraceError
 from grace.workflow.schemes import SCHEMES
 
 try:
-    CONFIG, PACKAGE = planned_configuration(workflow, config), package_for_jobs(workflow)
+    CONFIG, JOBS = planned_configuration(workflow, config), how_jobs_run(workflow)
 except GraceError as error:
     raise WorkflowError(str(error)) from None
 
@@ -28,8 +28,8 @@ ALONE = CONFIG.resources.solo_threads
 MEMORY = host_memory(CONFIG)  # of every stage that loads a model, MB
 VAL = "--val" if CONFIG.train.validate_every else ""  # validation needs val images that the model has memorised
 
-params_of = partial(stage_params, CONFIG)
-resources_of = partial(stage_resources, CONFIG, PACKAGE)
+params_of = partial(stage_params, CONFIG, JOBS)
+resources_of = partial(stage_resources, CONFIG, JOBS)
 up_to = targets(workflow)
 SHOWN = job_message(workflow)
 

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 
 @app.command("resolve")
-def resolve_command(output: OutputFile, settings: Settings) -> None:
+def resolve_command(output: OutputFile, settings: Settings = "{}") -> None:
     """Write the whole configuration, including defaults, as JSON (for the report)."""
     from grace.records.sidecars.recording import recorded
     from grace.system.files import write_json

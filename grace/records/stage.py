@@ -59,13 +59,15 @@ def stage(
             written = [Path(path) for path in outputs(Path(given["output"]))]
             said, seed = _said(given, (*paths, *NO_INPUT), settings)
             began = time.perf_counter()
-            _say(f"{name}: {_places(read)}; {_threads()}")
+            if _speaks():
+                print(f"{name}: {_places(read)}; {_threads()}", flush=True)
             with recorded(
                 name, reads=read, writes=written, settings=said, seed=seed,
                 photos_of=Path(given["dataset"]) if photos else None,
             ):  # fmt: skip
                 made = function(*positional, **named)
-            _say(f"{name}: {_made(written)} in {time.perf_counter() - began:.1f} s")
+            if _speaks():  # the others must not look into a folder that the first process is writing
+                print(f"{name}: {_made(written)} in {time.perf_counter() - began:.1f} s", flush=True)
             return made
 
         return run
@@ -111,7 +113,6 @@ def _made(written: Sequence[Path]) -> str:
     return f"wrote {', '.join(map(str, there))} ({size}; peak memory {peak:,.0f} MB)"
 
 
-def _say(line: str) -> None:
-    """Print one line to the log; in a distributed run only the first process does."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(line, flush=True)
+def _speaks() -> bool:
+    """Whether this process writes to the log: of a distributed run the first one does."""
+    return int(os.environ.get("RANK", 0)) == 0

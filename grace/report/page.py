@@ -46,8 +46,9 @@ def _read(given: dict[str, Any]) -> dict[str, Path]:
     config = load(given["config"])
     folder = results / config.dataset.name
     read = [results / "metrics.json", folder / "dataset", folder / "embeddings"]
-    for name in ("run.trec", "retrieval.json", "identifiers", "model"):
-        read += sorted([*folder.glob(f"*/{name}"), *folder.glob(f"*/*/{name}")])
+    systems = [folder / scheme / f"seed{seed}" for scheme in config.schemes for seed in config.seeds]
+    read += [folder / "baseline" / name for name in ("run.trec", "retrieval.json")]
+    read += [system / name for system in systems for name in ("run.trec", "retrieval.json", "identifiers", "model")]
     named = {str(path.relative_to(results)): path for path in read}
     named |= {f"runs.{name}": Path(path) for name, path in config.runs.items()}
     return {"config": given["config"], **named, "benchmark": Path(benchmark) if benchmark else results / decoding.FILE}

@@ -19,8 +19,11 @@ PYTHONPATH      where the package is, for environments that Snakemake creates: t
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +32,22 @@ from grace.workflow.config import Config, Section
 from grace.workflow.gpus import promised_gpus
 from grace.workflow.stages import STAGES
 
+
+@dataclass(frozen=True)
+class Jobs:
+    """How jobs run: `package` is the folder of this package, where jobs have environments that Snakemake makes."""
+
+    package: Path | None = None
+    in_container: bool = False
+
+
 ENVIRONMENT = "GRACE_WORKFLOW=$PPID GRACE_LOG={log:q} GRACE_GPUS={resources.gpu} {resources.env}"
 
 
 def stage_command(stage: str, launch: bool = False) -> str:
     """The `shell:` of a rule that runs `python -m grace {stage}`; with `launch`, started by `params.launch`."""
     program = "{params.launch} -m grace" if launch else "python -m grace"
-    return f"{ENVIRONMENT} {program} {stage} > {{log:q}} 2>&1 || python -m grace ended $? {{log:q}}"
+    return f"{ENVIRONMENT} {program} {stage} > {{log:q}} 2>&1 || {{resources.env}} python -m grace ended $? {{log:q}}"
 
 
 def launcher(config: Config) -> str:
@@ -45,38 +57,46 @@ def launcher(config: Config) -> str:
     return config.resources.launcher or ("python" if processes == 1 else several)
 
 
-def stage_params(config: Config, stage: str, by_scheme: bool = False) -> dict[str, Any]:
+def stage_params(config: Config, jobs: Jobs, stage: str, by_scheme: bool = False) -> dict[str, Any]:
     """Params of a rule: `settings`, the option passed to the command, and two that rerun the stage when they change.
 
     `slice` is the part of the configuration that the stage reads, as JSON; `stage_version` is the version number of its code.
-    `by_scheme`: the slice depends on the wildcard `scheme`.
+    `by_scheme`: the slice depends on the wildcard `scheme`. In a container the option holds the whole slice, because the copy of
+    the package in the image may have other defaults.
     """
+    settings = partial(_settings, whole=jobs.in_container)
     version = {"stage_version": STAGES.get(stage)}
     if not by_scheme:
-        return {**_settings(slice_of(config, stage)), **version}
+        return {**settings(slice_of(config, stage)), **version}
     return {
-        name: lambda wildcards, name=name: _settings(slice_of(config, stage, wildcards.scheme))[name]
+        name: lambda wildcards, name=name: settings(slice_of(config, stage, wildcards.scheme))[name]
         for name in ("settings", "slice")
     } | version
 
 
-def stage_resources(config: Config, package: Path | None, stage: str, memory_mb: int) -> dict[str, Any]:
+def stage_resources(config: Config, jobs: Jobs, stage: str, memory_mb: int) -> dict[str, Any]:
     """Resources of a rule: main memory in MB, which grows by the same amount with each attempt, GPUs, and environment variables.
 
-    `package` is the folder that contains the package, if jobs run in environments that Snakemake creates.
+    In a container the shell's parent is the container's own process, so the process of Snakemake is named by its number.
     """
     fixed = [] if config.resources.adapt_threads else ["GRACE_THREADS=fixed"]
+    package = jobs.package
     path = [f"PYTHONPATH={shlex.quote(str(package))}${{PYTHONPATH:+:$PYTHONPATH}}"] if package else []
+
+    def environment(wildcards: Any, attempt: int) -> str:
+        process = [f"GRACE_WORKFLOW={os.getpid()}"] if jobs.in_container else []
+        return " ".join([f"GRACE_ATTEMPT={attempt}", *fixed, *process, *path])
+
     return {
         "mem_mb": lambda wildcards, attempt: attempt * memory_mb,
         "gpu": promised_gpus(config).get(stage, 0),
-        "env": lambda wildcards, attempt: " ".join([f"GRACE_ATTEMPT={attempt}", *fixed, *path]),
+        "env": environment,
     }
 
 
-def _settings(sections: Section | Mapping[str, Section | Mapping[str, Any]]) -> dict[str, str]:
-    """`settings`: the option with the keys that differ from the defaults; `slice`: all keys."""
-    return {"settings": _option(_dumped(sections, changed=True)), "slice": _json(_dumped(sections, changed=False))}
+def _settings(sections: Section | Mapping[str, Section | Mapping[str, Any]], whole: bool = False) -> dict[str, str]:
+    """`settings`: the option with the keys that differ from the defaults, or with the `whole` slice; `slice`: all keys."""
+    return {"settings": _option(_dumped(sections, changed=not whole)), "slice": _json(_dumped(sections, changed=False))}
 
 
 def _dumped(sections: Any, changed: bool) -> Any:

@@ -46,12 +46,15 @@ def targets(workflow: Any) -> Callable[..., Callable[..., list[str]]]:
     A target has no output, so with `--until TARGET` or `-R TARGET` Snakemake would find nothing to do. The input is a function
     that raises an error naming the rule to use instead. In a module the names are the importer's, so nothing is checked.
     """
-    checked = is_main(workflow)
+    checked, rules = is_main(workflow), {}
 
     def up_to(target: str, rule: str, files: Iterable[str]) -> Callable[..., list[str]]:
+        rules[target] = rule
+
         def wanted(wildcards: Any) -> list[str]:
             if checked:
-                _refuse_as_job(workflow.dag_settings, target, rule)
+                for name, of_files in rules.items():
+                    _refuse_as_job(workflow.dag_settings, name, of_files)
             return list(files)
 
         return wanted
@@ -65,6 +68,7 @@ def _refuse_as_job(asked: Any, target: str, rule: str) -> None:
     for option, named in (("--until", asked.until), ("--omit-from", asked.omit_from), ("-R", asked.forcerun)):
         if target in named:
             instead = f"snakemake {target}" if option == "--until" else f"snakemake {option} {rule}"
+            instead = "snakemake --forceall" if (option, target) == ("-R", "all") else instead
             raise WorkflowError(f"{option} {target}: `{target}` is a target, not a job; run `{instead}`")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grace
 from grace.data.download.sources import check_download
+from grace.rules.commands import Jobs
 from grace.system.errors import GraceError
 from grace.workflow.config import Config, parse
 from grace.workflow.config.overlays import EXTENDS, Overlays, laid_over
@@ -26,7 +27,8 @@ def planned_configuration(workflow: Any, values: dict[str, Any]) -> Config:
         values = overlays.lay_bases_below(values, workflow.config_settings.config)
         config = parse(Config, values, "configuration", overlays.origin)
     else:
-        config = parse(Config, _over_preset(values), "configuration")
+        presets = Path(str(workflow.current_basedir)).parent / "config"
+        config = parse(Config, _over_preset(values, presets), "configuration")
     check_paths(config)
     check_download(config)
     return config
@@ -37,26 +39,27 @@ def is_main(workflow: Any) -> bool:
     return workflow.modifier.is_main_snakefile()
 
 
-def package_for_jobs(workflow: Any) -> Path | None:
-    """The folder that contains this package, if jobs run in environments that Snakemake creates (conda, containers), else None.
+def how_jobs_run(workflow: Any) -> Jobs:
+    """Where jobs find this package: in the running environment, or by its folder in environments that Snakemake makes.
 
-    Raises `GraceError` if the package is not in a checkout: its folder would bring all packages installed next to it along.
+    Raises `GraceError` if conda's environments would need the package and it is not in a checkout (its folder would bring all
+    packages installed next to it along), and if this workflow is started in a container that is not built yet.
     """
     methods = {method.name for method in workflow.deployment_settings.deployment_method}
-    if not methods:
-        return None
     image = str(workflow.modifier.global_container_img or "")
-    if "APPTAINER" in methods and image.startswith("/") and not Path(image).is_file():
+    if "APPTAINER" in methods and is_main(workflow) and image.startswith("/") and not Path(image).is_file():
         raise GraceError(
             f"the container {image} is not built yet; build it: apptainer build {image} {Path(image).with_suffix('.def')}"
         )
     folder = Path(grace.__file__).resolve().parents[1]
-    if not (folder / "Snakefile").is_file():
+    in_checkout = (folder / "Snakefile").is_file()
+    if "CONDA" in methods and not in_checkout:
         raise GraceError(
-            f"the package grace is installed in {folder}, which jobs in environments of their own (--use-conda, "
-            "--software-deployment-method) cannot use; install it from a checkout: pip install --no-deps -e CHECKOUT"
+            f"the package grace is installed in {folder}, which jobs in conda's environments (--use-conda) cannot use; install it "
+            "from a checkout: pip install --no-deps -e CHECKOUT"
         )
-    return folder
+    given = methods & {"CONDA", "APPTAINER"} and in_checkout
+    return Jobs(folder if given else None, in_container="APPTAINER" in methods)
 
 
 def _overlays(workflow: Any) -> Overlays:
@@ -66,9 +69,11 @@ def _overlays(workflow: Any) -> Overlays:
     return Overlays([*named, *given])
 
 
-def _over_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """The values given to a module, merged over the preset that they extend: a file in this repository's folder `config`."""
+def _over_preset(values: dict[str, Any], presets: Path) -> dict[str, Any]:
+    """The values given to a module, merged over the preset that they extend: a file in this workflow's folder `config`."""
     if EXTENDS not in values:
         return values
-    preset = Path(grace.__file__).resolve().parents[1] / "config" / str(values[EXTENDS])
-    return laid_over(Overlays([preset]).values, {key: value for key, value in values.items() if key != EXTENDS})
+    return laid_over(
+        Overlays([presets / str(values[EXTENDS])]).values,
+        {key: value for key, value in values.items() if key != EXTENDS},
+    )

@@ -12,6 +12,7 @@ what a stage reports (`say`) goes to standard output.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -79,6 +80,9 @@ def progress(
 @contextmanager
 def busy(what: str, every: float = EVERY, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Say that a call has begun that reports nothing itself ("loading the tower"), and every ten seconds that it still runs."""
+    if int(os.environ.get("RANK", 0)) != 0:  # in a distributed run one process speaks for all
+        yield
+        return
     started = clock()
     say(f"{what} ...", sys.stderr)
     with _Ticker(lambda: say(f"{what}: {duration(clock() - started)} so far", sys.stderr), every):
@@ -155,7 +159,8 @@ class LogLines(Generic[T]):
 
     def __exit__(self, kind: object, *error: object) -> None:
         self.ticker.__exit__()
-        if self.clock() - self.started >= SHORT:
+        # on SIGTERM (SystemExit) the last line of the log is the reason, which has been printed
+        if self.clock() - self.started >= SHORT and kind is not SystemExit:
             say(self._line() if kind is None else self._stopped(), self.file)
 
     def _line(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,9 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 from grace.rules import hooks
-from grace.rules.commands import launcher, stage_command, stage_params, stage_resources
+from grace.rules.commands import Jobs, launcher, stage_command, stage_params, stage_resources
 from grace.rules.inputs import beside, beside_with, karpathy_files, options, own_files, photos, stamp_of
-from grace.rules.planned import package_for_jobs
+from grace.rules.planned import how_jobs_run
 from grace.rules.slices import slice_of
 from grace.system.errors import GraceError
 from grace.workflow.config import Atomic, Captioner, Config, Flamingo, Section, Training, load, parse_settings
@@ -64,13 +65,13 @@ def test_a_command_reads_what_the_configuration_says(file):
     config = load(ROOT / "config.yaml", file)
     for stage in ONE_SECTION:
         wanted = slice_of(config, stage)
-        assert said_to(stage_params(config, stage), type(wanted)) == wanted, stage
-    captioner = said_to(stage_params(config, "captioner"), _Captioned)
+        assert said_to(stage_params(config, Jobs(), stage), type(wanted)) == wanted, stage
+    captioner = said_to(stage_params(config, Jobs(), "captioner"), _Captioned)
     assert captioner == _Captioned(flamingo=config.flamingo, training=config.captioner)
-    trained = stage_params(config, "train", by_scheme=True)
+    trained = stage_params(config, Jobs(), "train", by_scheme=True)
     for scheme in SCHEMES:
         assert said_to(trained, _Trained, scheme) == _Trained(**slice_of(config, "train", scheme)), scheme
-    assert said_to(stage_params(config, "configuration"), Config) == config
+    assert said_to(stage_params(config, Jobs(), "configuration"), Config) == config
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,31 +84,35 @@ def test_any_value_comes_through_the_shell(steps, rate, own, name, beams):
         train={"steps": steps, "warmup_steps": 0, "learning_rate": rate, "atomic": {"steps": own}},
         retrieve={"beams": beams, "depth": max(10, beams)}, report={"title": name or "x"},
     )  # fmt: skip
-    trained = stage_params(config, "train", by_scheme=True)
+    trained = stage_params(config, Jobs(), "train", by_scheme=True)
     for scheme in ("atomic", "numeric"):
         assert said_to(trained, _Trained, scheme).training == config.train.for_scheme(scheme)
-    assert said_to(stage_params(config, "report"), type(config.report)) == config.report
-    assert said_to(stage_params(config, "configuration"), Config) == config
+    assert said_to(stage_params(config, Jobs(), "report"), type(config.report)) == config.report
+    assert said_to(stage_params(config, Jobs(), "configuration"), Config) == config
 
 
 def test_a_default_needs_no_option_and_is_still_part_of_what_reruns_a_stage():
     for stage in ("tokenizer", "tower", "captioner", "retrieve", "report"):
-        params = stage_params(Config(), stage)
+        params = stage_params(Config(), Jobs(), stage)
         assert params["settings"] == "" and len(params["slice"]) > 20 and params["stage_version"] == STAGES[stage]
-    changed = stage_params(Config(retrieve={"beams": 7}), "retrieve")
+    changed = stage_params(Config(retrieve={"beams": 7}), Jobs(), "retrieve")
     assert changed["settings"] == """--settings '{"beams": 7}'"""
     assert json.loads(changed["slice"])["beams"] == 7
 
 
 def test_a_key_that_a_stage_does_not_read_changes_none_of_its_params():
     plain, other = Config(), Config(retrieve={"beams": 7, "depth": 20}, tower={"encode_batch": 3})
-    assert stage_params(plain, "tower") == stage_params(other, "tower")
-    assert stage_params(plain, "encode") != stage_params(other, "encode")
-    assert stage_params(plain, "baseline") != stage_params(other, "baseline")
+    assert stage_params(plain, Jobs(), "tower") == stage_params(other, Jobs(), "tower")
+    assert stage_params(plain, Jobs(), "encode") != stage_params(other, Jobs(), "encode")
+    assert stage_params(plain, Jobs(), "baseline") != stage_params(other, Jobs(), "baseline")
     beams = Config(retrieve={"beams": 7})
-    assert stage_params(plain, "baseline") == stage_params(beams, "baseline") != stage_params(beams, "retrieve")
-    own = stage_params(Config(train={"atomic": {"steps": 500}}), "train", by_scheme=True)["slice"]
-    shared = stage_params(plain, "train", by_scheme=True)["slice"]
+    assert (
+        stage_params(plain, Jobs(), "baseline")
+        == stage_params(beams, Jobs(), "baseline")
+        != stage_params(beams, Jobs(), "retrieve")
+    )
+    own = stage_params(Config(train={"atomic": {"steps": 500}}), Jobs(), "train", by_scheme=True)["slice"]
+    shared = stage_params(plain, Jobs(), "train", by_scheme=True)["slice"]
     assert own(SimpleNamespace(scheme="numeric")) == shared(SimpleNamespace(scheme="numeric"))
     assert own(SimpleNamespace(scheme="atomic")) != shared(SimpleNamespace(scheme="atomic"))
 
@@ -115,7 +120,7 @@ def test_a_key_that_a_stage_does_not_read_changes_none_of_its_params():
 def test_a_command_names_its_log_and_says_how_it_ended():
     command = stage_command("trie --output {output:q}")
     assert command.endswith(
-        "python -m grace trie --output {output:q} > {log:q} 2>&1 || python -m grace ended $? {log:q}"
+        "python -m grace trie --output {output:q} > {log:q} 2>&1 || {resources.env} python -m grace ended $? {log:q}"
     )
     assert command.startswith(
         "GRACE_WORKFLOW=$PPID GRACE_LOG={log:q} GRACE_GPUS={resources.gpu} {resources.env} python"
@@ -130,11 +135,11 @@ def test_the_launcher_of_several_processes_and_ones_own():
 
 
 def test_resources_grow_with_attempts_and_hold_what_reruns_nothing():
-    plain = stage_resources(Config(), None, "train", 3000)
+    plain = stage_resources(Config(), Jobs(), "train", 3000)
     assert plain["mem_mb"](None, 1) == 3000 and plain["mem_mb"](None, 3) == 9000 and plain["gpu"] == 0
     assert plain["env"](None, 2) == "GRACE_ATTEMPT=2"
     fixed = Config(resources={"adapt_threads": False, "gpus": 2, "processes": 2})
-    told = stage_resources(fixed, Path("/a b"), "train", 1)
+    told = stage_resources(fixed, Jobs(Path("/a b")), "train", 1)
     assert told["gpu"] == 2
     assert told["env"](None, 1) == "GRACE_ATTEMPT=1 GRACE_THREADS=fixed PYTHONPATH='/a b'${PYTHONPATH:+:$PYTHONPATH}"
 
@@ -211,24 +216,25 @@ def test_a_target_is_refused_where_a_job_is_meant_and_never_in_a_module():
 
 
 def test_only_environments_of_snakemake_are_told_where_the_package_is(monkeypatch, tmp_path):
-    assert package_for_jobs(Asked()) is None
-    assert package_for_jobs(Asked(deployed=("CONDA",))) == ROOT
+    assert how_jobs_run(Asked()) == Jobs()
+    assert how_jobs_run(Asked(deployed=("CONDA",))) == Jobs(ROOT)
     monkeypatch.setattr("grace.rules.planned.grace.__file__", str(tmp_path / "site-packages/grace/__init__.py"))
     with pytest.raises(GraceError, match="install it from a checkout"):
-        package_for_jobs(Asked(deployed=("CONDA",)))
+        how_jobs_run(Asked(deployed=("CONDA",)))
 
 
 def test_a_container_that_is_not_built_yet_is_refused_with_the_command_that_builds_it(tmp_path):
     image = tmp_path / "grace.sif"
     with pytest.raises(GraceError, match=f"apptainer build {image} {tmp_path / 'grace.def'}"):
-        package_for_jobs(Asked(deployed=("APPTAINER",), image=str(image)))
-    assert package_for_jobs(Asked(deployed=("CONDA",), image=str(image))) == ROOT
+        how_jobs_run(Asked(deployed=("APPTAINER",), image=str(image)))
+    assert how_jobs_run(Asked(deployed=("CONDA",), image=str(image))) == Jobs(ROOT)
+    importer = Asked(main=False, deployed=("APPTAINER",), image=str(image))
+    assert how_jobs_run(importer).in_container  # its own jobs may run in other containers
     image.write_text("")
-    assert package_for_jobs(Asked(deployed=("APPTAINER",), image=str(image))) == ROOT
+    assert how_jobs_run(Asked(deployed=("APPTAINER",), image=str(image))) == Jobs(ROOT, in_container=True)
 
 
 def test_files_from_the_future_are_refused_with_the_command_that_helps(tmp_path):
-    import os
     import time
 
     from grace.system.clock import retime
@@ -244,3 +250,24 @@ def test_files_from_the_future_are_refused_with_the_command_that_helps(tmp_path)
 def test_a_job_is_one_line_unless_commands_are_asked_for():
     asked = [SimpleNamespace(output_settings=SimpleNamespace(printshellcmds=value)) for value in (False, True)]
     assert [hooks.job_message(workflow) for workflow in asked] == ["{rule}: tail -f {log}", None]
+
+
+def test_a_container_gets_the_whole_slice_and_the_number_of_snakemakes_process():
+    """The copy of the package in the image may have other defaults, and the shell's parent is not Snakemake there."""
+    jobs = Jobs(Path("/checkout"), in_container=True)
+    params = stage_params(Config(), jobs, "retrieve")
+    assert params["settings"] == f"--settings {shlex.quote(params['slice'])}"
+    told = stage_resources(Config(), jobs, "train", 1)["env"](None, 2)
+    assert f"GRACE_WORKFLOW={os.getpid()} " in told and "PYTHONPATH=/checkout$" in told
+
+
+def test_forcing_all_is_refused_with_the_option_that_does_it():
+    up_to = hooks.targets(Asked(forcerun={"all"}))
+    files = up_to("train", "train_model", ["model"])
+    up_to("all", "report", ["report"])
+    with pytest.raises(WorkflowError, match="snakemake --forceall"):
+        files(None)
+    omitted = hooks.targets(Asked(omit_from={"train"}))
+    omitted("train", "train_model", ["model"])
+    with pytest.raises(WorkflowError, match="--omit-from train_model"):
+        omitted("all", "report", ["report"])(None)

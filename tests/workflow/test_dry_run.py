@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from grace.cli import app
 from grace.system.errors import GraceError
 from grace.workflow.config import load
 from grace.workflow.schemes import SCHEMES
@@ -33,6 +36,29 @@ def test_the_default_plan_has_every_stage(workflow):
         assert plan[stage] == len(schemes)
     assert plan["evaluate"] == len(schemes) + 1
     assert all(plan[stage] == 1 for stage in ("dataset", "tower", "encode", "captioner", "baseline", "report"))
+
+
+@pytest.mark.parametrize("files", [(), (TINY,), ("config/scenes_full.yaml",), ("config/flickr8k_offline.yaml",)])
+def test_every_command_of_a_plan_is_one_that_the_command_line_takes(workflow, files):
+    """Stand-ins take any option; here the commands of a dry run are read by the command line itself, and not run."""
+    done = workflow("-n", "-p", overlays=files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = re.findall(r"-m grace (.*?) > \S+\.log 2>&1", done.stdout + done.stderr)
+    assert len(commands) > 15
+    for command in commands:
+        taken_by_the_command_line(shlex.split(command))
+
+
+def taken_by_the_command_line(words: list[str]) -> None:
+    """Read a command as typer does, sub-commands too; an unknown, missing or misspelled option raises."""
+    command, context = typer.main.get_command(app), None
+    while True:
+        context = command.make_context(words[0] if context else "grace", list(words), parent=context)
+        rest = [*context._protected_args, *context.args]
+        if not hasattr(command, "resolve_command") or not rest:
+            return
+        _, command, words = command.resolve_command(context, rest)
+        words = list(words)
 
 
 def test_schemes_and_seeds_multiply(workflow):
