@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import RULE_OF, Run, in_words
+from tests.faults.runs import ROOT, RULE_OF, Run, in_words
 
 FORCE = ("dataset", "tokenizer", "tower", "encode", "identifiers", "train", "retrieve", "evaluate")
 
@@ -144,4 +144,9 @@ def test_a_clock_that_jumps(run: Run, undisturbed: Run, chance: random.Random, r
     for path in chance.sample(made, len(made) // 2):
         if path.exists():
             os.utime(path, (time.time() + jump, time.time() + jump))
+    if jump > 0:
+        code, said = run()
+        assert code != 0 and "python -m grace retime results-tiny" in said, said[-3000:]
+        command = [sys.executable, "-m", "grace", "retime", str(run.results)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     run.must_end_as(undisturbed)
