@@ -16,7 +16,7 @@ from typer.main import get_command
 from grace.cli import app
 from tests.unit.documents import ROOT, overlays
 
-PARSED_ELSEWHERE = {"source", "huggingface-cli", "mkdocs", "git", "cd", "export", "apptainer"}
+PARSED_ELSEWHERE = {"source", "huggingface-cli", "mkdocs", "git", "cd", "export", "apptainer", "rm"}
 """Programs that are not ours and have no parser here."""
 
 
