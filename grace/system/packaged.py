@@ -49,7 +49,7 @@ def packaged(package: str, pattern: str, what: str) -> Path:
     found = sorted(path for place in places for path in Path(place).glob(pattern))
     if len(found) != 1:
         raise GraceError(
-            f"{what}: the package {package} at {places[0]} holds {len(found)} files {pattern} instead of one;"
+            f"{what}: the package {package} at {places[0]} contains {len(found)} files {pattern} instead of one;"
             f" {how_to_install(package)}"
         )
     return found[0]

@@ -138,7 +138,9 @@ def test_extends_on_the_command_line_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_module_is_given_the_values_of_a_preset(preset) -> None:
     """As the file holds them: what it extends is looked for in the folder of presets. Files of the importer count for nothing."""
-    importer = SimpleNamespace(modifier=SimpleNamespace(is_main_snakefile=lambda: False))
+    importer = SimpleNamespace(
+        modifier=SimpleNamespace(is_main_snakefile=lambda: False), current_basedir=str(ROOT / "rules")
+    )
     changed = {"flamingo": {"checkpoint": ""}}
     values: dict = load_configfile(preset)
     update_config(values, changed)

@@ -1,4 +1,4 @@
-"""The data set `folder`: thirty photos in ten formats and faults, by the README's words, and captions of every form."""
+"""The data set `folder`: thirty photos in ten formats and faults, by the tutorial's words, and captions of every form."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ from tests.unit.photos import make_photos, picture
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def readme(language: str) -> list[str]:
-    """The blocks of one language in the README's section on one's own photos."""
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Your own photos") : text.index("### A JSON file")]
+def tutorial(language: str) -> list[str]:
+    """The blocks of one language in the tutorial on one's own photos."""
+    section = (ROOT / "docs/tutorials/own-photos.md").read_text()
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
 def write_captions(photos: Path, but_not: tuple[str, ...] = ("speechless.png",)) -> dict[str, list[str]]:
-    """captions.csv with the README's columns, two captions a photo."""
-    header = readme("csv")[0].splitlines()[0].split(",")
+    """captions.csv with the tutorial's columns, two captions a photo."""
+    header = tutorial("csv")[0].splitlines()[0].split(",")
     said = {
         file: [f'A "photo", number {number} # id', f"Ünïcode — {file}, seen"]
         for number, file in enumerate(image_files(photos))
@@ -61,12 +60,12 @@ def few(tmp_path):
     return tmp_path
 
 
-def test_thirty_photos_by_the_words_of_the_readme(tmp_path, monkeypatch):
+def test_thirty_photos_by_the_words_of_the_tutorial(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     faults = make_photos(tmp_path / "photos")
     assert len(image_files(tmp_path / "photos")) == 30
     said = write_captions(tmp_path / "photos")
-    config = parse(Config, yaml.safe_load(readme("yaml")[0]), "README")
+    config = parse(Config, yaml.safe_load(tutorial("yaml")[0]), "tutorial")
     assert config.dataset.source == "folder"
     output = Path(config.output) / config.dataset.name / "dataset"
     with pytest.raises(GraceError, match=r"fix them, or .*dataset\.folder\.max_skipped") as caught:
@@ -78,7 +77,9 @@ def test_thirty_photos_by_the_words_of_the_readme(tmp_path, monkeypatch):
     folder(output=output, settings=config.dataset.folder.model_copy(update={"max_skipped": 0.2}), name="photos")
     data, skipped = load_dataset(output), read_skipped(output)
     assert dict(zip(skipped["file"], skipped["reason"], strict=True)) == faults
-    assert (output / "skipped.parquet").is_file() and "skipped.parquet" in (ROOT / "README.md").read_text()
+    assert (output / "skipped.parquet").is_file() and "skipped.parquet" in (
+        ROOT / "docs/tutorials/own-photos.md"
+    ).read_text()
     assert {split: count["images"] for split, count in data.summary["counts"].items()} == {
         "train": 20,
         "val": 2,

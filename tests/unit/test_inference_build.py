@@ -21,9 +21,11 @@ def environments() -> dict[str, str]:
     found = {}
     for path in (ROOT / "rules").glob("*.smk"):
         for rule in re.split(r"^ *rule (?=\w+:)", path.read_text(), flags=re.MULTILINE)[1:]:
-            stage = re.search(r'STAGES\["(\w+)"\]', rule)  # rules that run once a scheme have names of their own
-            name = stage[1] if stage else rule.partition(":")[0]
-            found[name] = re.search(r'"\.\./envs/(\w+)\.yaml"', rule)[1]
+            stage = re.search(r'params_of\("(\w+)"', rule)  # rules that run once per scheme have names of their own
+            environment = re.search(r'"\.\./envs/(\w+)\.yaml"', rule)
+            if environment:  # a target has none
+                found[stage[1] if stage else rule.partition(":")[0]] = environment[1]
+    assert set(STAGES) <= set(found)
     return found
 
 

@@ -148,12 +148,12 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
     [
         (lambda queries: {"stranger": ["i0"]}, {}, "query stranger is not in the qrels"),
         (lambda queries: {"q0_0": ["t0"]}, {}, "image t0 .query q0_0. is not in the gallery"),
-        (perfect, {"queries": 23}, "counts 23 queries, the qrels .* 24"),
+        (perfect, {"queries": 23}, "has 23 queries, the qrels .* 24"),
         (perfect, {"depth": 5}, "set retrieve.depth to 10"),
         (
             half_right,
             {"failed_queries": 0},
-            "has no answer for 4 queries, retrieval report .* counts 0: the run was cut",
+            "has no answer for 4 queries, retrieval report .* states 0: the run is truncated",
         ),
         (lambda queries: {}, {"failed_queries": 1}, "has no answer for 24 queries"),
     ],

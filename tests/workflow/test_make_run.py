@@ -50,9 +50,14 @@ def checkout(tmp_path):
     return tmp_path
 
 
+def outside_of_make() -> dict[str, str]:
+    """The environment without what `make test` adds: a make inside of a make says which folder it enters."""
+    return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`make run` with its output in a file, as in a batch job."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    environment = {**outside_of_make(), "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["make", "run", "CORES=2", *arguments],
         cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
@@ -62,7 +67,13 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
 def on_a_terminal(checkout: Path, *arguments: str) -> tuple[int, str]:
     """`make run` on a terminal of 100 columns: exit code and what was printed, without colours and cursor movements."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100"}
+    environment = {
+        **outside_of_make(),
+        "PYTHONPATH": str(checkout),
+        "OMP_NUM_THREADS": "1",
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
     process = subprocess.Popen(
         ["make", "run", "CORES=2", *arguments],
         cwd=checkout,
