@@ -196,8 +196,8 @@ def undisturbed(cluster, runs) -> bytes:
 def test_a_job_killed_for_memory_is_submitted_again_with_more(runs):
     run = runs["short"]
     assert run.code == 0, run.said[-8000:]
-    asked = re.findall(r"rule tower:.*?mem_mb=(\d+)", run.said, re.DOTALL)
-    assert asked == ["450", "900"], run.said[-8000:]
+    asked = re.findall(r"rule tower:.*?mem_mb=(\d+)", run.said, re.DOTALL)  # also in the log of a job that failed
+    assert list(dict.fromkeys(asked)) == ["450", "900"], run.said[-8000:]
     logs = (run.cluster.folder / ".snakemake" / "slurm_logs" / "rule_tower").glob("*.log")
     killed = [log.read_text() for log in logs]
     assert any("exceeded memory limit" in text.lower() for text in killed), killed
@@ -208,7 +208,8 @@ def test_the_whole_pipeline_is_submitted(cluster, runs):
     assert run.code == 0, run.said[-8000:]
     rows = json.loads((cluster.folder / "results-tiny" / "metrics.json").read_text())
     assert [row["system"] for row in rows] == ["baseline", "numeric"]
-    records = [json.loads(path.read_text()) for path in cluster.folder.rglob("*provenance.json")]
+    results = cluster.folder / "results-tiny"
+    records = [json.loads(path.read_text()) for path in results.rglob("*provenance.json")]
     jobs = {record["environment"]["job"] for record in records if record["stage"] not in LOCAL}
     assert None not in jobs and len(jobs) >= 11, "a stage ran outside of Slurm"
 
