@@ -29,10 +29,9 @@ if FETCHED:
 rule dataset:
     input:
         {
-            "scenes": [],
             "karpathy": RECEIPT if FETCHED else as_they_are([KARPATHY.json_file]),
             "folder": as_they_are([FOLDER.captions] if FOLDER.captions not in ("", "sidecar") else []),
-        }[CONFIG.dataset.source],
+        }.get(CONFIG.dataset.source, []),
     output:
         directory(f"{DATA}/dataset"),
     log:

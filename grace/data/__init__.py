@@ -2,7 +2,9 @@
 
 To add a data set, write `grace/data/NAME.py` with a function `NAME(*, output, settings, name, ...)` that calls
 `write_dataset`, and add a line here. For the workflow, also add a section to `grace/workflow/config/data.py`, a command
-to `grace/cli/data.py` and a rule to `rules/data.smk`. Command: `python -m grace dataset NAME ...`.
+to `grace/cli/data.py` and, if it reads the user's files, these to the inputs of the rule in `rules/data.smk`.
+
+    python -m grace dataset NAME ... --output DIR
 """
 
 from __future__ import annotations

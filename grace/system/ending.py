@@ -26,10 +26,12 @@ def end_with_workflow() -> None:
     """From now on end this process when the workflow that started it is gone, so that it cannot collide with a rerun.
 
     The rules set GRACE_WORKFLOW to Snakemake's process id; a stage run by hand is not affected. On a cluster it is the
-    Snakemake inside the job, so the submitting process may exit without ending its jobs.
+    Snakemake inside the job, so the submitting process may exit without ending its jobs. Snakemake may be gone before this
+    process has got here; in a container, though, a number that is not found may be that of a process outside.
     """
     workflow = os.environ.get("GRACE_WORKFLOW", "")
-    if workflow.isdigit() and _is_alive(int(workflow)):
+    in_container = any(name in os.environ for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"))
+    if workflow.isdigit() and (_is_alive(int(workflow)) or not in_container):
         threading.Thread(target=_watch, args=(int(workflow),), daemon=True).start()
 
 

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from grace.system import cancelled
 from grace.system.cancelled import ATTEMPT, LOG, mark_cancelled, refuse_if_cancelled
-from grace.system.ending import _watch
+from grace.system.ending import _watch, end_with_workflow
 from grace.system.errors import GraceError
 from grace.training import launch
 from grace.training.signals import Termination
@@ -93,6 +94,20 @@ def test_a_stage_whose_workflow_is_gone_was_not_cancelled(stage, monkeypatch) ->
     _watch(gone.pid)
     mark_cancelled()  # the handler of that signal
     assert ended == [signal.SIGTERM] and cancelled._mark() is None
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_a_workflow_that_is_gone_before_the_stage_begins_to_watch(monkeypatch, container) -> None:
+    """It must not run on beside the rerun. In a container the number may be that of a process outside."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ended = threading.Event()
+    monkeypatch.setattr(os, "kill", lambda process, number: ended.set())
+    monkeypatch.setenv("GRACE_WORKFLOW", str(gone.pid))
+    if container:
+        monkeypatch.setenv("APPTAINER_CONTAINER", "/image.sif")
+    end_with_workflow()
+    assert ended.wait(timeout=0.5 if container else 30) is not container
 
 
 def test_a_stage_that_gets_sigterm_is_refused_the_next_time(tmp_path) -> None:

@@ -27,8 +27,7 @@ from grace.training import distillation
 from grace.training.distillation import NONE, Gallery, Teacher, teach
 from grace.training.objectives import classification_loss, generation_loss
 from grace.training.pools import scheme_pools
-from grace.training.stage import train
-from grace.workflow.config import Atomic, Flamingo, ScratchLanguageModel, Training
+from grace.workflow.config import Flamingo, ScratchLanguageModel, Training
 
 NEW = 12
 TEMPERATURE = 0.2
@@ -296,15 +295,3 @@ def test_another_tower_and_a_teacher_of_nothing_are_errors(taught):
         taught("numeric", retrieve_batch=4, pseudo_query_share=0.1)  # a batch of 0.4 samples
     with pytest.raises(GraceError, match="atomic has no captions"):
         taught("atomic", retrieve_batch=0)
-
-
-@pytest.mark.parametrize(("weight", "named"), [(2.0, False), (0.0, True)])
-def test_a_weight_without_a_tower_and_a_tower_without_a_weight_are_errors(tiny, make, tokenizer_folder, weight, named):
-    make("numeric", name="numeric")
-    folder, tower = tiny["dataset"].parent, tiny["dataset"] if named else None
-    with pytest.raises(GraceError, match="give both or neither"):
-        train(
-            scheme="numeric", seed=0, tokenizer=tokenizer_folder, identifiers=folder / "numeric", output=folder / "model",
-            state=folder / "state", flamingo=Flamingo(), training=Training(distillation=weight, start_from="scratch"),
-            atomic_head=Atomic(), tower=tower, **tiny,
-        )  # fmt: skip

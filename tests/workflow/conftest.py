@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,3 +100,19 @@ def jobs(text: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def workflow_in() -> Callable[[Path], Workflow]:
     return Workflow
+
+
+@pytest.fixture(scope="module")
+def finished(workflow_in, tmp_path_factory) -> Workflow:
+    """A finished run of stand-ins on the tiny configuration."""
+    workflow = workflow_in(tmp_path_factory.mktemp("finished"), stand_in(tmp_path_factory.mktemp("programs")))
+    done = workflow(overlays=("config/tiny.yaml",))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workflow
+
+
+@pytest.fixture
+def copy(finished, workflow_in, tmp_path) -> Workflow:
+    """A copy of that run, for a test that changes it."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return workflow_in(tmp_path / "copy", finished.programs)

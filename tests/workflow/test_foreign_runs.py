@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import pytest
-
-from tests.workflow.conftest import stand_in
 
 TINY = "config/tiny.yaml"
 
 
-@pytest.fixture(scope="module")
-def finished(workflow_in, tmp_path_factory):
-    """A finished run of stand-ins without runs of other methods."""
-    workflow = workflow_in(tmp_path_factory.mktemp("finished"), stand_in(tmp_path_factory.mktemp("programs")))
-    done = workflow(overlays=(TINY,))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return workflow
-
-
 @pytest.fixture
-def copy(finished, workflow_in, tmp_path):
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    workflow = workflow_in(tmp_path / "copy", finished.programs)
+def copy(copy):
+    """A finished run, beside the runs of two other methods."""
     for name in ("mine.trec", "other one.trec"):
-        (workflow.folder / name).write_text("q Q0 d 1 0.5 t\n")
-    return workflow
+        (copy.folder / name).write_text("q Q0 d 1 0.5 t\n")
+    return copy
 
 
 def test_a_run_is_added_changed_and_removed(copy):

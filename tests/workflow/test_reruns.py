@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from grace.workflow.stages import STAGES
-from tests.workflow.conftest import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "config/tiny.yaml"
@@ -32,22 +31,6 @@ def rows() -> list[tuple[str, dict[str, int]]]:
         counts = re.findall(r"([a-z_]+)(?: × (\d+))?", stages.replace("nothing", ""))
         found.append((change.strip().strip("`"), {stage: int(count or 1) for stage, count in counts}))
     return found
-
-
-@pytest.fixture(scope="module")
-def finished(workflow_in, tmp_path_factory):
-    """A finished run of stand-ins."""
-    programs = stand_in(tmp_path_factory.mktemp("programs"))
-    workflow = workflow_in(tmp_path_factory.mktemp("finished"), programs)
-    done = workflow(overlays=(TINY,))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return workflow
-
-
-@pytest.fixture
-def copy(finished, workflow_in, tmp_path):
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    return workflow_in(tmp_path / "copy", finished.programs)
 
 
 def test_the_table_is_there_and_names_every_stage():
